@@ -121,7 +121,7 @@ class Problem:
                 shape = grid.shape if side == "void" else grid.side_shape(side)
                 for _, part in wall_parts(side, what, shape):
                     if part.kind != "periodic":
-                        part.terms(side, () if side == "void" else shape)
+                        part.terms(side, shape)
 
     @property
     def linear(self) -> bool:

@@ -1,0 +1,804 @@
+"""The discrete problem ``m du/dt = -K u + F(t)``: conductances, walls, forcing, and rigorous bounds of its spectrum.
+
+Arrays are padded to three axes (leading axes of length 1), so that one kernel serves every dimension.
+docs/architecture.md states the conventions.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .boundary import wall_parts
+from .data import Data
+from .errors import ProblemError
+from .problem import OfGradient, OfState, OfTime, PerAxis, Problem, Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Wall:
+    """Wall faces of one kind on one side: flow into cell i is ``g (value - u_i) + flux * area``."""
+
+    side: str
+    cells: np.ndarray  # (m,) flat indices of the cells behind the faces
+    area: np.ndarray  # (m,)
+    half: np.ndarray  # (m,) conductance from the cell centre to the wall
+    g: np.ndarray  # (m,) conductance from the cell centre to the outer value
+    places: np.ndarray  # (m,) positions of the faces in the flattened side (-1 on voids)
+    value: Data
+    flux: Data
+
+    def data_at(self, data: Data, t: float) -> np.ndarray:
+        """A side's datum on these faces at time t, (m,)."""
+        value = data(t)
+        if np.ndim(value) == 0:
+            return np.full(self.cells.size, value)
+        return np.ravel(value)[self.places]
+
+    def inflow(self, u: np.ndarray, t: float) -> np.ndarray:
+        """Flow into the domain through each face, (m,), for the flat field u."""
+        result = self.data_at(self.flux, t) * self.area
+        conducting = self.g > 0
+        result[conducting] += (self.g * (self.data_at(self.value, t) - u[self.cells]))[conducting]
+        return result
+
+    def wall_values(self, u: np.ndarray, t: float) -> np.ndarray:
+        """Values at the wall itself, (m,): one half cell from the centre along the flow."""
+        return u[self.cells] + np.divide(self.inflow(u, t), self.half, out=np.zeros_like(self.half), where=self.half > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Term:
+    """``weight * data(t)`` added to the forcing of `cells`; `places` picks from array data (None: the data is padded like F)."""
+
+    cells: Any  # flat indices, or slice(None)
+    weight: np.ndarray
+    data: Data
+    places: np.ndarray | None
+
+    def add(self, t: float, out: np.ndarray) -> None:
+        value = self.data(t)
+        if np.ndim(value):
+            value = np.ravel(value) if self.places is None else np.ravel(value)[self.places]
+        if isinstance(self.cells, slice):
+            out += self.weight * value
+        else:
+            np.add.at(out, self.cells, self.weight * value)
+
+
+class Forcing:
+    """F(t): a steady part and terms ``pattern * signal(t)``."""
+
+    def __init__(self, shape: tuple[int, int, int], terms: list[_Term]):
+        self.shape = shape
+        self._moving = [term for term in terms if not term.data.constant]
+        base = np.zeros(math.prod(shape))
+        for term in terms:
+            if term.data.constant:
+                term.add(0.0, base)
+        self.base = base.reshape(shape)
+        self.zero = self.constant and not base.any()
+
+    @property
+    def constant(self) -> bool:
+        return not self._moving
+
+    def __call__(self, t: float) -> np.ndarray:
+        """F at time t, padded shape."""
+        if self.constant:
+            return self.base
+        out = self.base.copy()
+        for term in self._moving:
+            term.add(t, out.reshape(-1))
+        return out
+
+    @cached_property
+    def separable(self) -> bool:
+        """Every moving term is a fixed pattern times one number."""
+        return all(term.data.scalar for term in self._moving)
+
+    @cached_property
+    def patterns(self) -> np.ndarray:
+        """(p, *shape) patterns of a separable forcing."""
+        patterns = np.zeros((len(self._moving), math.prod(self.shape)))
+        for pattern, term in zip(patterns, self._moving, strict=True):
+            pattern[term.cells] = 0.0
+            if isinstance(term.cells, slice):
+                pattern += term.weight
+            else:
+                np.add.at(pattern, term.cells, term.weight)
+        return patterns.reshape(-1, *self.shape)
+
+    def table(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(base, patterns (p, *shape), amplitudes (len(times), p)) with F(t_k) = base + sum_p amplitudes[k, p] patterns[p].
+
+        Where array data move in time the patterns are the moving parts at the given times: ask for few times then.
+        """
+        if self.separable:
+            amplitudes = np.empty((len(times), len(self._moving)))
+            for p, term in enumerate(self._moving):
+                amplitudes[:, p] = term.data.over(times)
+            return self.base, self.patterns, amplitudes
+        unique, inverse = np.unique(times, return_inverse=True)
+        patterns = np.stack([self(float(t)) - self.base for t in unique])
+        return self.base, patterns, np.eye(len(unique))[inverse]
+
+
+@dataclass(frozen=True)
+class UniformSide:
+    kind: str  # "value" | "flux" | "robin" | "periodic"
+    h: float  # conductance per area from the wall to the outer value; inf for a value, 0 for a flux
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Facts of a constant-coefficient box, per padded axis (axes of length 1 that pad the grid have kind "flux")."""
+
+    shape: tuple[int, int, int]
+    diffusivity: tuple[float, float, float]
+    capacity: float
+    loss: float
+    spacing: tuple[float, float, float]
+    sides: tuple[tuple[UniformSide, UniformSide], ...]
+
+    @property
+    def transformable(self) -> bool:
+        """Each axis diagonalises by a sine, cosine or Fourier transform."""
+        return all(side.kind != "robin" for pair in self.sides for side in pair)
+
+    def kinds(self, axis: int) -> tuple[str, str]:
+        return self.sides[axis][0].kind, self.sides[axis][1].kind
+
+    def wall_factor(self, axis: int, end: int) -> float:
+        """Wall conductance over that of an inner face: 2 for a value, 0 for a flux, between for Robin; 1 periodic."""
+        side = self.sides[axis][end]
+        if side.kind == "periodic":
+            return 1.0
+        if side.kind == "value":
+            return 2.0
+        if side.h == 0:
+            return 0.0
+        d, h = self.diffusivity[axis], self.spacing[axis]
+        return (h / d) / (1 / side.h + h / (2 * d)) if d > 0 else 0.0
+
+    def axis_eigenvalues(self, axis: int) -> np.ndarray:
+        """Eigenvalues of -D d2/dx2 along the axis, (n,), in the mode order of the axis' transform.
+
+        Half-cell walls: value-value 4 D/h^2 sin^2(k pi / 2n), k = 1..n; flux-flux k = 0..n-1; mixed (2k + 1) pi / 4n;
+        periodic: frequencies of the real Fourier transform of length n, each counted once (n // 2 + 1 values).
+        """
+        n, d, h = self.shape[axis], self.diffusivity[axis], self.spacing[axis]
+        if n == 1 and self.kinds(axis)[0] == "periodic":
+            return np.zeros(1)
+        return 4 * d / h**2 * np.sin(self._angles(axis)) ** 2
+
+    def _angles(self, axis: int) -> np.ndarray:
+        n, kinds = self.shape[axis], self.kinds(axis)
+        if "robin" in kinds:
+            raise ProblemError("a Robin side has no closed-form modes; use the multigrid solver.")
+        if kinds[0] == "periodic":
+            return np.pi * np.arange(n // 2 + 1) / n
+        if kinds == ("value", "value"):
+            return np.pi * np.arange(1, n + 1) / (2 * n)
+        if kinds == ("flux", "flux"):
+            return np.pi * np.arange(n) / (2 * n)
+        return np.pi * (2 * np.arange(n) + 1) / (4 * n)
+
+    @property
+    def spectral_radius(self) -> float:
+        """rho(A) in closed form [1/s]: the largest axis eigenvalues add up."""
+        return (sum(float(self.axis_eigenvalues(a).max()) for a in range(3)) + self.loss) / self.capacity
+
+    @property
+    def max_diagonal(self) -> float:
+        """max A_ii in closed form [1/s]; the widest stencil of each axis adds up."""
+        total = self.loss
+        for axis in range(3):
+            n = self.shape[axis]
+            lo, hi = (self.wall_factor(axis, end) for end in (0, 1))
+            if n == 1:
+                widest = 0.0 if self.kinds(axis)[0] == "periodic" else lo + hi
+            else:
+                widest = max(1 + lo, 1 + hi, 2.0 if n > 2 else 0.0)
+            total += widest * self.diffusivity[axis] / self.spacing[axis] ** 2
+        return total / self.capacity
+
+
+@dataclass(frozen=True)
+class SpectralBound:
+    """A rigorous upper bound of rho(m^-1 K) [1/s], how it was found, and a lower bound of the same number."""
+
+    value: float
+    kind: str  # "exact" | "gershgorin" | "collatz"
+    lower: float
+
+
+class Operator:
+    """The discretised problem at a time (and, for nonlinear D, at a state). Build it with `discretize`.
+
+    Large arrays are made on first use: a constant-coefficient box stepped by its own kernel never makes them.
+    """
+
+    def __init__(self, problem: Problem, t: float, u: np.ndarray | None):
+        self.problem, self.grid, self.t = problem, problem.grid, t
+        self._state = u
+        grid = problem.grid
+        self.shape: tuple[int, int, int] = (1,) * (3 - grid.ndim) + grid.shape  # type: ignore[assignment]
+        self.lead = 3 - grid.ndim
+        self.periodic = (False,) * self.lead + tuple(problem.boundary[f"{axis}-"].kind == "periodic" for axis in grid.axes)
+        self.linear = problem.linear
+        self.autonomous = not isinstance(problem.diffusivity, OfTime)
+
+    # --- shapes ---------------------------------------------------------------------------------------------------
+
+    def pad(self, field: np.ndarray) -> np.ndarray:
+        """A field of the grid's shape in the padded shape, C-contiguous float64 (a view where possible)."""
+        return np.ascontiguousarray(field, dtype=np.float64).reshape(self.shape)
+
+    def unpad(self, field: np.ndarray) -> np.ndarray:
+        return field.reshape(self.grid.shape)
+
+    def enter(self, field: np.ndarray) -> np.ndarray:
+        """A user's field as a padded state: a copy with 0 in cells that are not free."""
+        state = np.array(field, dtype=np.float64, order="C").reshape(self.shape)
+        if not self.all_free:
+            state[~self.free] = 0.0
+        return state
+
+    def leave(self, state: np.ndarray) -> np.ndarray:
+        """A padded state as a user's field: NaN in voids, held values in held cells. A copy."""
+        field = np.array(state).reshape(self.grid.shape)
+        if self.problem.active is not None:
+            field[~self.problem.active] = np.nan
+        if self.problem.fixed is not None:
+            mask, values = self.problem.fixed
+            field[mask] = values[mask]
+        return field
+
+    @cached_property
+    def all_free(self) -> bool:
+        return self.problem.active is None and self.problem.fixed is None
+
+    @cached_property
+    def free(self) -> np.ndarray:
+        """Cells that are solved for, padded bool."""
+        free = np.ones(self.grid.shape, dtype=bool) if self.problem.active is None else self.problem.active.copy()
+        if self.problem.fixed is not None:
+            free &= ~self.problem.fixed[0]
+        return free.reshape(self.shape)
+
+    # --- coefficients ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _coefficient(self):
+        """D at (t, u) as a float, an array, PerAxis or Tensor; a tuple of face arrays for D(|grad u|)."""
+        d = self.problem.diffusivity
+        if isinstance(d, OfTime):
+            value = np.asarray(d.f(self.t), dtype=float)
+            return self._checked(float(value) if value.ndim == 0 else value, f"diffusivity(t = {self.t:g})")
+        if isinstance(d, OfState):
+            return self._checked(self._call(d.f, self._field), "diffusivity(u)")
+        return d
+
+    @property
+    def _field(self) -> np.ndarray:
+        """The state that freezes nonlinear coefficients, grid shape; held cells at their value, voids 0."""
+        if self._state is None:
+            raise ProblemError("D depends on u here: give the state, discretize(problem, u=field).")
+        field = np.array(self._state, dtype=float).reshape(self.grid.shape)
+        if self.problem.active is not None:
+            field[~self.problem.active] = 0.0
+        if self.problem.fixed is not None:
+            mask, values = self.problem.fixed
+            field[mask] = values[mask]
+        return field
+
+    def _call(self, f, argument: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.asarray(f(argument), dtype=float), argument.shape)
+
+    def _checked(self, value, name: str):
+        if self.problem.active is not None and np.ndim(value):
+            value = np.where(self.problem.active, value, 0.0)
+        low = np.min(value)
+        if not np.isfinite(value).all() or low < 0:
+            raise ProblemError(f"{name} returned {low:g} at its smallest or a value that is not finite; D must be finite and >= 0.")
+        return value
+
+    def _along(self, axis: int) -> float | np.ndarray:
+        """Cell values of D along grid axis `axis`."""
+        d = self._coefficient
+        if isinstance(d, PerAxis):
+            return d.values[axis]
+        if isinstance(d, Tensor):
+            return (d.xx, d.yy)[axis]
+        if isinstance(d, OfGradient):
+            return self._checked(self._call(d.f, self._gradient_magnitude), "diffusivity(|grad u|)")
+        return d
+
+    @cached_property
+    def _cell_slopes(self) -> list[np.ndarray]:
+        """du/dx at the cells, per axis: mean of the slopes at the two faces, walls insulated."""
+        slopes = []
+        for axis in range(self.grid.ndim):
+            faces = self._face_slopes(axis)
+            slopes.append(0.5 * (_slice(faces, axis, None, -1) + _slice(faces, axis, 1, None)))
+        return slopes
+
+    def _face_slopes(self, axis: int) -> np.ndarray:
+        """du/dn at the faces across `axis`; 0 at walls, next to voids, wrapped where periodic."""
+        u, grid = self._field, self.grid
+        gap = np.diff(grid.centers[axis])
+        inner = np.diff(u, axis=axis) / grid._along(axis, gap)
+        if self.problem.active is not None:
+            a = self.problem.active
+            inner *= _slice(a, axis, None, -1) & _slice(a, axis, 1, None)
+        faces = np.zeros([n + (a == axis) for a, n in enumerate(grid.shape)])
+        _slice(faces, axis, 1, -1)[...] = inner
+        if self.periodic[self.lead + axis]:
+            wrap = (_slice(u, axis, 0, 1) - _slice(u, axis, -1, None)) / (
+                0.5 * (grid.widths[axis][0] + grid.widths[axis][-1])
+            )
+            _slice(faces, axis, 0, 1)[...] = wrap
+            _slice(faces, axis, -1, None)[...] = wrap
+        return faces
+
+    @property
+    def _gradient_magnitude(self) -> np.ndarray:
+        return np.sqrt(sum(s * s for s in self._cell_slopes))
+
+    def _face_gradient_magnitude(self, axis: int) -> np.ndarray:
+        """|grad u| at the faces across `axis`: the face's own slope, and the mean of the cells' slopes across it."""
+        total = self._face_slopes(axis) ** 2
+        for other, slope in enumerate(self._cell_slopes):
+            if other != axis:
+                total += self._to_faces(slope, axis) ** 2
+        return np.sqrt(total)
+
+    def _to_faces(self, cells: np.ndarray, axis: int) -> np.ndarray:
+        """Distance-weighted mean of cell values at the faces across `axis`; the cell's own value at walls."""
+        width = self.grid._along(axis, self.grid.widths[axis])
+        faces = np.empty([n + (a == axis) for a, n in enumerate(self.grid.shape)])
+        left, right = _slice(cells, axis, None, -1), _slice(cells, axis, 1, None)
+        wl, wr = _slice(width, axis, None, -1), _slice(width, axis, 1, None)
+        _slice(faces, axis, 1, -1)[...] = (left * wr + right * wl) / (wl + wr)
+        first, last = _slice(cells, axis, 0, 1), _slice(cells, axis, -1, None)
+        if self.periodic[self.lead + axis]:
+            first = last = 0.5 * (first + last)
+        _slice(faces, axis, 0, 1)[...] = first
+        _slice(faces, axis, -1, None)[...] = last
+        return faces
+
+    def _links(self, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(links, low, high): conductances of the inner faces across grid axis `axis` before voids and held cells are
+        cut out, (n + 1 faces, walls 0 unless periodic), and of the half cells to the low and high walls."""
+        grid, coefficient = self.grid, self._coefficient
+        n = grid.shape[axis]
+        shape = [k + (a == axis) for a, k in enumerate(grid.shape)]
+        area = np.broadcast_to(grid.face_areas(axis), shape)
+        width = grid._along(axis, grid.widths[axis])
+        d = np.broadcast_to(self._along(axis), grid.shape)
+        links = np.zeros(shape)
+        with np.errstate(divide="ignore"):
+            resistance = 0.5 * width / d  # half cell, per area; inf where D = 0
+        inner = _slice(links, axis, 1, -1)
+        if isinstance(coefficient, OfGradient):
+            at_faces = self._checked_faces(coefficient, axis)
+            gap = grid._along(axis, np.diff(grid.centers[axis]))
+            inner[...] = _slice(area * at_faces, axis, 1, -1) / gap
+        elif isinstance(self.problem.diffusivity, OfState):
+            gap = grid._along(axis, np.diff(grid.centers[axis]))
+            inner[...] = _slice(area * self._to_faces(d, axis), axis, 1, -1) / gap
+        else:
+            series = _slice(resistance, axis, None, -1) + _slice(resistance, axis, 1, None)
+            for name, position, extra in self.problem.contacts:
+                if name == grid.axes[axis]:
+                    face = int(np.argmin(np.abs(grid.edges[axis] - position)))
+                    _slice(series, axis, face - 1, face)[...] += np.expand_dims(np.broadcast_to(extra, grid.side_shape(f"{name}-")), axis)
+            inner[...] = _slice(area, axis, 1, -1) / series
+        if self.periodic[self.lead + axis] and n > 1:
+            wrap = _slice(area, axis, 0, 1) / (_slice(resistance, axis, 0, 1) + _slice(resistance, axis, -1, None))
+            _slice(links, axis, 0, 1)[...] = wrap
+            _slice(links, axis, -1, None)[...] = wrap
+        low = _slice(area, axis, 0, 1) / _slice(resistance, axis, 0, 1)
+        high = _slice(area, axis, -1, None) / _slice(resistance, axis, -1, None)
+        return links, low, high
+
+    def _checked_faces(self, coefficient: OfGradient, axis: int) -> np.ndarray:
+        values = self._call(coefficient.f, self._face_gradient_magnitude(axis))
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise ProblemError(f"diffusivity(|grad u|) returned {values.min():g} at its smallest; D must be finite and >= 0.")
+        return values
+
+    @cached_property
+    def _parts(self):
+        """(conductances, walls) with voids and held cells cut out of the graph."""
+        grid, problem = self.grid, self.problem
+        active = problem.active
+        conductances, walls = [np.zeros(self._face_shape(a)) for a in range(self.lead)], []
+        void: list[tuple] = []
+        held: list[tuple] = []
+        index = np.arange(grid.size).reshape(grid.shape)
+        free = self.free.reshape(grid.shape)
+        for axis in range(grid.ndim):
+            links, low, high = self._links(axis)
+            name, n = grid.axes[axis], grid.shape[axis]
+            if not self.all_free:
+                pairs = [(slice(0, n - 1), slice(1, n), slice(1, n))]
+                if self.periodic[self.lead + axis] and n > 1:
+                    pairs.append((slice(n - 1, n), slice(0, 1), slice(0, 1)))
+                area = np.broadcast_to(grid.face_areas(axis), links.shape)
+                width = np.broadcast_to(grid._along(axis, grid.widths[axis]), grid.shape)
+                d = np.broadcast_to(self._along(axis), grid.shape)
+                for left, right, face in pairs:
+                    take = lambda x, s, axis=axis: x[(slice(None),) * axis + (s,)]  # noqa: E731
+                    link = take(links, face)
+                    for here, there in ((left, right), (right, left)):
+                        inside = take(free, here)
+                        if problem.fixed is not None:
+                            cut = inside & take(problem.fixed[0], there)
+                            values = take(problem.fixed[1], there)
+                            held.append((take(index, here)[cut], take(area, face)[cut], link[cut], values[cut]))
+                        if active is not None:
+                            cut = inside & ~take(active, there)
+                            half = take(area, face)[cut] * take(d, here)[cut] / (0.5 * take(width, here)[cut])
+                            void.append((take(index, here)[cut], take(index, there)[cut], take(area, face)[cut], half))
+                    link *= take(free, left) & take(free, right)
+                if self.periodic[self.lead + axis] and n > 1:
+                    _slice(links, axis, -1, None)[...] = _slice(links, axis, 0, 1)
+            conductances.append(np.ascontiguousarray(links).reshape(self._face_shape(self.lead + axis)))
+            if not self.periodic[self.lead + axis]:
+                for side, half, at in ((f"{name}-", low, 0), (f"{name}+", high, n - 1)):
+                    walls += self._side_walls(side, axis, half, np.take(index, at, axis=axis), np.take(free, at, axis=axis))
+        walls += self._void_walls(void)
+        if held:
+            cells, area, g, values = (np.concatenate(parts) for parts in zip(*held, strict=True))
+            keep = g > 0
+            walls.append(
+                Wall("fixed", cells[keep], area[keep], g[keep], g[keep], np.arange(int(keep.sum())),
+                     Data("fixed", (int(keep.sum()),), steady=values[keep], scalar=False), Data("fixed", ()))
+            )
+        return tuple(conductances), walls
+
+    def _face_shape(self, axis: int) -> tuple[int, ...]:
+        return tuple(n + (a == axis) for a, n in enumerate(self.shape))
+
+    def _side_walls(self, side: str, axis: int, half: np.ndarray, cells: np.ndarray, free: np.ndarray) -> list[Wall]:
+        shape = self.grid.side_shape(side)
+        area = np.take(self.grid.face_areas(axis), 0 if side.endswith("-") else -1, axis=axis)
+        area = np.broadcast_to(area, shape)
+        half = np.broadcast_to(np.squeeze(half, axis=axis), shape)
+        walls = []
+        for mask, what in wall_parts(side, self.problem.boundary[side], shape):
+            chosen = np.ravel(free if mask is None else free & mask)
+            if not chosen.any():
+                continue
+            places = np.flatnonzero(chosen)
+            h, value, flux = what.terms(side, shape)
+            walls.append(
+                self._wall(side, what, np.ravel(cells)[places], np.ravel(area)[places], np.ravel(half)[places], places,
+                           np.ravel(h)[places] if np.ndim(h) else h, value, flux)
+            )
+        return walls
+
+    def _void_walls(self, pieces: list[tuple]) -> list[Wall]:
+        if not pieces:
+            return []
+        cells, voids, area, half = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        walls = []
+        for mask, what in wall_parts("void", self.problem.boundary["void"], self.grid.shape):
+            chosen = np.ones(cells.size, dtype=bool) if mask is None else np.ravel(mask)[voids]
+            if chosen.any():
+                h, value, flux = what.terms("void", self.grid.shape)
+                walls.append(
+                    self._wall("void", what, cells[chosen], area[chosen], half[chosen], voids[chosen],
+                               np.ravel(h)[voids[chosen]] if np.ndim(h) else h, value, flux)
+                )
+        return walls
+
+    def _wall(self, side, what, cells, area, half, places, h, value, flux) -> Wall:
+        if what.kind == "radiation":
+            if self._state is None:
+                raise ProblemError(f"the side {side} radiates, which depends on u: give the state, discretize(problem, u=field).")
+            wall = Wall(side, cells, area, half, np.zeros_like(area), places, value, flux)
+            inside, outside = np.ravel(self._field)[cells], wall.data_at(value, self.t)
+            h = h * (inside**2 + outside**2) * (inside + outside)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            g = np.where(half > 0, 1 / (1 / (np.asarray(h) * area) + 1 / half), 0.0)  # h = inf: g = half; h = 0: g = 0
+        return Wall(side, cells, area, half, g, places, value, flux)
+
+    @property
+    def conductances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._parts[0]
+
+    @property
+    def walls(self) -> list[Wall]:
+        return self._parts[1]
+
+    @cached_property
+    def cross(self) -> np.ndarray | None:
+        """D_xy at the vertices of a 2-D grid, (nx + 1, ny + 1), where D is a tensor; otherwise None.
+
+        The cross term is the energy ``2 D_xy u_x u_y`` of the four cells around a vertex, so K stays symmetric.
+        """
+        d = self._coefficient
+        if not isinstance(d, Tensor):
+            return None
+        xx, xy, yy = (np.broadcast_to(entry, self.grid.shape) for entry in (d.xx, d.xy, d.yy))
+        corners = np.zeros((self.grid.shape[0] + 1, self.grid.shape[1] + 1))
+        at = lambda c: np.stack([c[:-1, :-1], c[1:, :-1], c[:-1, 1:], c[1:, 1:]])  # noqa: E731
+        # never more than what the harmonic face terms around the vertex can carry: keeps K semidefinite at jumps
+        limit = np.sqrt(np.min(at(xx), axis=0) * np.min(at(yy), axis=0))
+        corners[1:-1, 1:-1] = np.clip(np.mean(at(xy), axis=0), -limit, limit)
+        return corners
+
+    @cached_property
+    def mass(self) -> np.ndarray:
+        """m = c V, padded; 1 in cells that are not free."""
+        mass = np.array(np.broadcast_to(self.problem.capacity * self.grid.volumes, self.grid.shape)).reshape(self.shape)
+        if not self.all_free:
+            mass[~self.free] = 1.0
+        return mass
+
+    @cached_property
+    def volumes(self) -> np.ndarray:
+        """Cell volumes, padded; 0 in cells that are not free."""
+        volumes = np.array(self.grid.volumes).reshape(self.shape)
+        if not self.all_free:
+            volumes[~self.free] = 0.0
+        return volumes
+
+    @cached_property
+    def diagonal(self) -> np.ndarray:
+        """w: conductances to the outside and loss, padded."""
+        w = np.zeros(self.shape)
+        for wall in self.walls:
+            np.add.at(w.reshape(-1), wall.cells, wall.g)
+        if np.any(self.problem.loss):
+            w += self.volumes * np.reshape(np.broadcast_to(self.problem.loss, self.grid.shape), self.shape)
+        return w
+
+    @cached_property
+    def forcing(self) -> Forcing:
+        problem = self.problem
+        terms = []
+        for wall in self.walls:
+            array_value = None if wall.value.scalar else wall.places
+            array_flux = None if wall.flux.scalar else wall.places
+            terms.append(_Term(wall.cells, wall.g, wall.value, array_value))
+            terms.append(_Term(wall.cells, wall.area, wall.flux, array_flux))
+        everywhere = slice(None)
+        volumes = self.volumes.reshape(-1)
+        if np.any(problem.loss):
+            weight = volumes * np.ravel(np.broadcast_to(problem.loss, self.grid.shape))
+            terms.append(_Term(everywhere, weight, problem.ambient, None))
+        if not (problem.source.constant and not np.any(problem.source.steady)):
+            terms.append(_Term(everywhere, volumes, problem.source, None))
+        return Forcing(self.shape, terms)
+
+    # --- constant-coefficient box -----------------------------------------------------------------------------------
+
+    @cached_property
+    def uniform(self) -> Uniform | None:
+        """The facts of a constant-coefficient box, or None."""
+        problem, grid = self.problem, self.grid
+        d = self._coefficient if self.problem.linear else None
+        numbers = d.values if isinstance(d, PerAxis) else (d,) * grid.ndim
+        constant = all(isinstance(x, float) for x in (*numbers, problem.capacity, problem.loss))
+        if not (constant and grid.uniform and self.all_free and not problem.contacts):
+            return None
+        none = (UniformSide("flux", 0.0),) * 2
+        sides = [none] * self.lead
+        for axis in grid.axes:
+            pair = []
+            for end in "-+":
+                side = problem.boundary[f"{axis}{end}"]
+                h = {"value": math.inf, "flux": 0.0}.get(side.kind, getattr(side, "h", 0.0))
+                if side.kind == "patches" or not isinstance(h, int | float):
+                    return None
+                kind = "flux" if side.kind == "robin" and h == 0 else side.kind
+                pair.append(UniformSide(kind, float(h)))
+            sides.append(tuple(pair))
+        pad = (0.0,) * self.lead
+        spacing = (1.0,) * self.lead + grid.spacing
+        return Uniform(self.shape, pad + tuple(numbers), problem.capacity, problem.loss, spacing, tuple(sides))
+
+    # --- action and spectrum ------------------------------------------------------------------------------------------
+
+    def apply(self, u: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """K u for a padded field."""
+        from .kernels import stepping
+
+        if out is None:
+            out = np.empty(self.shape)
+        stepping.apply_stiffness(*self.conductances, self.diagonal, u, out)
+        if self.cross is not None:
+            out[0] += _cross_product(self.cross, u[0])
+        return out
+
+    def rates(self, u: np.ndarray, t: float | None = None) -> np.ndarray:
+        """du/dt = (F - K u) / m for a padded field."""
+        rate = self.forcing(self.t if t is None else t) - self.apply(u)
+        rate /= self.mass
+        return rate
+
+    def matrix(self):
+        """K as a scipy CSR matrix over all cells; rows of cells that are not free are empty."""
+        from scipy.sparse import coo_array
+
+        index = np.arange(math.prod(self.shape)).reshape(self.shape)
+        rows, cols, values = [index.ravel()], [index.ravel()], [self.diagonal.ravel()]
+        for axis, g in enumerate(self.conductances):
+            n = self.shape[axis]
+            take = lambda x, s, axis=axis: x[(slice(None),) * axis + (s,)].ravel()  # noqa: E731
+            pairs = [(slice(0, n - 1), slice(1, n), slice(1, n))]
+            if self.periodic[axis] and n > 1:
+                pairs.append((slice(n - 1, n), slice(0, 1), slice(0, 1)))
+            for left, right, face in pairs:
+                i, j, c = take(index, left), take(index, right), take(g, face)
+                rows += [i, j, i, j]
+                cols += [i, j, j, i]
+                values += [c, c, -c, -c]
+        shape = (index.size, index.size)
+        matrix = coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=shape).tocsr()
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        if self.cross is not None:
+            matrix = matrix + _cross_matrix(self.cross, index[0])
+        return matrix
+
+    @cached_property
+    def _stencil_diagonal(self) -> np.ndarray:
+        """K_ii, padded."""
+        total = self.diagonal.copy()
+        for axis, g in enumerate(self.conductances):
+            total += _slice(g, axis, None, -1) + _slice(g, axis, 1, None)
+        return total
+
+    @cached_property
+    def max_diagonal(self) -> float:
+        """max_i A_ii [1/s]: FTCS makes no new extrema for dt <= 1 / max A_ii."""
+        if self.uniform is not None:
+            return self.uniform.max_diagonal
+        return float((self._stencil_diagonal / self.mass).max())
+
+    def spectral_bound(self, sharp: bool = False) -> SpectralBound:
+        """A rigorous upper bound of rho(A): closed form on constant boxes, else Gershgorin, tightened where `sharp`.
+
+        Sharp: ``rho <= max_i (|A| x)_i / x_i`` for any x > 0 (Collatz 1942), x from power iteration on |A|.
+        """
+        if self.uniform is not None and self.uniform.transformable:
+            exact = self.uniform.spectral_radius
+            return SpectralBound(exact, "exact", exact)
+        gershgorin = self._gershgorin
+        lower = self.max_diagonal
+        if not sharp:
+            return SpectralBound(gershgorin, "gershgorin", lower)
+        # |A| has the sign of every coupling turned: |K| x = 2 diag(K) x - K x for the graph part
+        x = np.ones(self.shape)
+        best = gershgorin
+        for _ in range(200):
+            y = (2 * self._stencil_diagonal * x - self.apply(x)) / self.mass
+            if self.cross is not None:
+                y += 2 * self._cross_rows * x.max() / self.mass
+            previous, best = best, min(best, float((y / x).max()))
+            if previous - best < 1e-7 * best and previous < gershgorin:
+                break
+            # the floor keeps x > 0 everywhere, also where a component has died out
+            x = np.maximum(y / y.max(), 1e-12)
+        return SpectralBound(best * (1 + 1e-14), "collatz", lower)
+
+    @cached_property
+    def _gershgorin(self) -> float:
+        rows = 2 * self._stencil_diagonal - self.diagonal
+        if self.cross is not None:
+            rows = rows + 2 * self._cross_rows
+        return float((rows / self.mass).max()) * (1 + 4 * np.finfo(float).eps)
+
+    @cached_property
+    def _cross_rows(self) -> np.ndarray:
+        """Half the absolute row sums of the cross-term matrix, padded."""
+        matrix = _cross_matrix(self.cross, np.arange(self.grid.size).reshape(self.grid.shape))
+        return 0.5 * np.asarray(abs(matrix).sum(axis=1)).reshape(self.shape)
+
+    @cached_property
+    def components(self) -> tuple[np.ndarray, int, np.ndarray]:
+        """(labels, n, anchored): connected components of the free cells (-1 elsewhere); anchored where some w > 0."""
+        if self.uniform is not None and all(d > 0 for d in self.uniform.diffusivity[self.lead :]):
+            anchored = self.uniform.loss > 0 or any(self.uniform.wall_factor(a, e) > 0 and not self.periodic[a] for a in range(3) for e in (0, 1))
+            return np.zeros(self.shape, dtype=np.int32), 1, np.array([anchored])
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import connected_components
+
+        index = np.arange(math.prod(self.shape)).reshape(self.shape)
+        rows, cols = [], []
+        for axis, g in enumerate(self.conductances):
+            n = self.shape[axis]
+            linked = _slice(g, axis, 1, n) > 0
+            rows.append(_slice(index, axis, None, -1)[linked])
+            cols.append(_slice(index, axis, 1, None)[linked])
+            if self.periodic[axis]:
+                linked = _slice(g, axis, 0, 1) > 0
+                rows.append(_slice(index, axis, -1, None)[linked])
+                cols.append(_slice(index, axis, 0, 1)[linked])
+        i, j = np.concatenate(rows), np.concatenate(cols)
+        graph = csr_array((np.ones(i.size, dtype=np.int8), (i, j)), shape=(index.size, index.size))
+        _, raw = connected_components(graph, directed=False)
+        labels = np.full(index.size, -1, dtype=np.int32)
+        free = self.free.ravel()
+        kept, labels[free] = np.unique(raw[free], return_inverse=True)
+        anchored = np.zeros(kept.size, dtype=bool)
+        np.logical_or.at(anchored, labels[free], self.diagonal.ravel()[free] > 0)
+        return labels.reshape(self.shape), int(kept.size), anchored
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def content(self, state: np.ndarray) -> float:
+        """sum of m u over the free cells."""
+        free = state if self.all_free else np.where(self.free, state, 0.0)
+        return math.fsum((self.mass * free).sum(axis=(1, 2))) if self.uniform is None else self._uniform_mass * math.fsum(state.sum(axis=(1, 2)))
+
+    @property
+    def _uniform_mass(self) -> float:
+        return float(self.problem.capacity * np.ravel(self.grid.volumes)[0])
+
+    def flow(self, side: str, state: np.ndarray, t: float) -> float:
+        """Flow INTO the domain through `side` ("x-", ..., "void", "fixed") for a padded state at time t."""
+        if side not in (*self.grid.sides, "void", "fixed"):
+            raise ProblemError(f"side {side!r} does not exist; this grid has {', '.join(self.grid.sides)}, void, fixed.")
+        u = state.reshape(-1)
+        return math.fsum(float(wall.inflow(u, t).sum()) for wall in self.walls if wall.side == side)
+
+    def wall_field(self, side: str, state: np.ndarray, t: float) -> np.ndarray:
+        """Values at the wall, shape over the side; NaN where no free cell lies behind the wall."""
+        if side not in self.grid.sides:
+            raise ProblemError(f"side {side!r} does not exist; this grid has {', '.join(self.grid.sides)}.")
+        axis = self.grid.axes.index(side[0])
+        u = state.reshape(-1)
+        if self.periodic[self.lead + axis]:
+            field = state.reshape(self.grid.shape)
+            return 0.5 * (np.take(field, 0, axis=axis) + np.take(field, -1, axis=axis))
+        result = np.full(math.prod(self.grid.side_shape(side)), np.nan)
+        for wall in self.walls:
+            if wall.side == side:
+                result[wall.places] = wall.wall_values(u, t)
+        return result.reshape(self.grid.side_shape(side))
+
+
+def discretize(problem: Problem, t: float = 0.0, u: np.ndarray | None = None) -> Operator:
+    """The operator of `problem` at time `t`; for D(u), D(|grad u|) and radiating sides at the field `u` (grid shape)."""
+    return Operator(problem, t, u)
+
+
+def _slice(x: np.ndarray, axis: int, start, stop) -> np.ndarray:
+    return x[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _cross_product(cross: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Gradient of the cross energy ``sum_v D_xy,v u_x u_y hx hy`` of a 2-D field."""
+    a, b, c, d = u[:-1, :-1], u[1:, :-1], u[:-1, 1:], u[1:, 1:]
+    k = 0.25 * cross[1:-1, 1:-1]
+    ux, uy = (b - a) + (d - c), (c - a) + (d - b)
+    out = np.zeros_like(u)
+    out[:-1, :-1] += k * (-ux - uy)
+    out[1:, :-1] += k * (uy - ux)
+    out[:-1, 1:] += k * (ux - uy)
+    out[1:, 1:] += k * (ux + uy)
+    return out
+
+
+def _cross_matrix(cross: np.ndarray, index: np.ndarray):
+    from scipy.sparse import coo_array
+
+    corner = [index[:-1, :-1], index[1:, :-1], index[:-1, 1:], index[1:, 1:]]
+    dx, dy = np.array([-1, 1, -1, 1]), np.array([-1, -1, 1, 1])
+    k = 0.25 * cross[1:-1, 1:-1]
+    rows, cols, values = [], [], []
+    for i in range(4):
+        for j in range(4):
+            rows.append(corner[i].ravel())
+            cols.append(corner[j].ravel())
+            values.append((k * (dx[i] * dy[j] + dy[i] * dx[j])).ravel())
+    size = index.size
+    return coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=(size, size)).tocsr()
