@@ -35,3 +35,9 @@ class ResourceError(DiffsimError):
     """The request does not fit into memory or onto the disk."""
 
     exit_code = 5
+
+
+class BusyError(StoreError):
+    """Another process holds what this one would write to."""
+
+    exit_code = 7

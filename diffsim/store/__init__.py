@@ -1,0 +1,63 @@
+"""The only place that opens files.
+
+Writing is atomic and durable: a reader sees the old file or the new one. Reading checks what a file declares
+against what it holds before memory is taken, never runs code, never follows a link out of the file, and raises
+`StoreError` naming the file where anything is wrong.
+
+    atomic        replacing, write_bytes, write_text, write_json, Journal, locked, sweep
+    hdf5          write_hdf5, read_hdf5 (sealed with a digest), open_hdf5 (other people's files)
+    arrays        npy, npz, safetensors
+    tables        CSV, TOML, JSON, text
+    images        PNG, TIFF and what else pillow reads
+    trajectories  save_trajectory, load
+"""
+
+from .arrays import read_npy, read_npz, read_safetensors, write_npy, write_safetensors
+from .atomic import (
+    Journal,
+    append_line,
+    digest,
+    locked,
+    new_path,
+    read_bytes,
+    replacing,
+    sweep,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from .hdf5 import open_hdf5, read_hdf5, write_hdf5
+from .images import read_image
+from .tables import Table, parse_toml, read_csv, read_json, read_text, read_toml
+from .trajectories import load, save_trajectory
+
+__all__ = [
+    "Journal",
+    "Table",
+    "append_line",
+    "digest",
+    "load",
+    "locked",
+    "new_path",
+    "open_hdf5",
+    "parse_toml",
+    "read_bytes",
+    "read_csv",
+    "read_hdf5",
+    "read_image",
+    "read_json",
+    "read_npy",
+    "read_npz",
+    "read_safetensors",
+    "read_text",
+    "read_toml",
+    "replacing",
+    "save_trajectory",
+    "sweep",
+    "write_bytes",
+    "write_hdf5",
+    "write_json",
+    "write_npy",
+    "write_safetensors",
+    "write_text",
+]
