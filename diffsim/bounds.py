@@ -1,0 +1,795 @@
+"""Guaranteed two-sided bounds of the distance between any field and the solution of K u = F.
+
+With e = u - v and r = F - K v, two dual principles enclose the energy e'Ke = r' K^-1 r (r balanced, K a weighted graph
+Laplacian with conductances g and a diagonal w; Prager & Synge 1947 for the continuous form):
+
+    Thomson    e'Ke <= sum_f p_f^2 / g_f + sum_i q_i^2 / w_i       for every flow (p, q) whose divergence is r
+    Dirichlet  e'Ke >= (r'y)^2 / (y'Ky)                            for every field y
+
+Both take the flow and the field from ``z = L^-1 r`` with a *comparison operator* L on the same graph that separates over
+the axes, so that L^-1 is a product of small orthogonal matrices. They are sharper than the classical
+``r'L^-1 r / gamma_max <= e'Ke <= r'L^-1 r / gamma_min`` (gamma the extreme ratios of K to L), which they imply.
+Where no such L exists (voids, held cells, patches), K itself is solved approximately and what is left over is bounded
+by a *comparison function*: x > 0 with K x > 0 gives ``|K^-1 s| <= max(|s| / Kx) x`` for every s, because K^-1 >= 0, and
+the smallest eigenvalue is at least ``min (Kx) / (V x)`` (Collatz-Wielandt).
+
+Steps of conjugate gradients tighten both sides through an identity that holds for *any* correction d of v with
+s = r - K d, however inexactly d was computed:  e'Ke = d'Kd + 2 d's + s' K^-1 s.
+
+All floating-point work carries an allowance: the bounds hold for the exact solution of the stored coefficients.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from .errors import ProblemError
+
+_EPS = np.finfo(float).eps
+_RESIDUAL_SLACK = 8 * _EPS  # times |F| + |K||v|: at most 16 roundings per cell, each half an eps
+_SUM_SLACK = 1e-12  # relative, of sums of products of one sign
+_MILD = 10.0  # ratio of K to L up to which L preconditions well enough to go without multigrid
+_LAYERED = 100.0  # ratio from which a comparison operator with profiles along the axes is tried
+_LARGEST_BASIS = 512  # cells along an axis for which a dense orthogonal basis is worth its cost
+_BALANCE = 1e-10  # relative imbalance of a floating component that still counts as rounding of the data
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """``energy_lower <= ||e||_K <= energy`` and ``||e|| <= l2``, e the distance of the candidate to the equilibrium.
+
+    The energy is ``sqrt(e' K e)``, K volume-integrated; the L2 norm is ``sqrt(sum V_i e_i^2)``. Infinity means that
+    nothing can be promised. In components that no side anchors, the equilibrium is the one with the candidate's content.
+    """
+
+    energy_lower: float
+    energy: float
+    l2: float
+    l2_relative: float  # of the truth: l2 / (||v|| - l2)
+    linf: float  # max |e_i|
+    steps: int  # conjugate-gradient steps behind this bound
+    u: np.ndarray  # the candidate improved by these steps, shape grid.shape
+
+    def explain(self) -> str:
+        """One sentence for people."""
+        if not math.isfinite(self.energy):
+            return "No bound: the candidate is not finite, or nothing rigorous can be said of this problem."
+        relative = "unknown" if math.isinf(self.l2_relative) else f"{100 * self.l2_relative:.3g} %"
+        return (
+            f"The candidate is within {self.l2:.4g} (L2; relative {relative}) of the discrete equilibrium; its energy error "
+            f"lies between {self.energy_lower:.4g} and {self.energy:.4g} ({self.steps} steps of refinement)."
+        )
+
+
+def energy_bound(operator, candidate, steps: int = 0) -> Bound:
+    """Bound the distance between `candidate` and the equilibrium of a linear, steady problem.
+
+    Parameters
+    ----------
+    operator
+        ``discretize(problem)``.
+    candidate
+        Any field of shape ``grid.shape``; values in void and held cells are ignored.
+    steps
+        Conjugate-gradient steps that tighten the bound and improve the candidate. On grids where no comparison
+        operator separates, at least three are always taken.
+
+    Raises
+    ------
+    ProblemError
+        If the shape is wrong, the problem is nonlinear or changes in time, or has no equilibrium.
+    """
+    v = _candidate(operator, candidate)
+    steps = _steps(steps)
+    _require_linear_and_steady(operator)
+    v = np.where(operator.free, v, 0.0)
+    improved = operator.unpad(v)
+    if operator.cross is not None or not np.isfinite(v).all():
+        return _nothing(improved, steps)  # a full tensor has no M-matrix to compare with: abstain
+    system = _system(operator)
+    forcing = system.balanced(np.asarray(operator.forcing(0.0), dtype=float))
+    # squares of very large or small numbers leave the range of doubles: work in units of the data
+    unit = max(float(np.abs(v).max()), float((np.abs(forcing) / system.scale).max()))
+    unit = 2.0 ** min(max(math.frexp(unit)[1], -1020), 1020) if unit > 0 else 1.0
+    with np.errstate(all="ignore"):  # overflow ends as infinity, and is answered as such
+        parts = _enclose(system, v / unit, forcing / unit, steps)
+    if parts is None:
+        return _nothing(improved, steps)
+    lower, energy, l2, linf, corrected, used = parts
+    norm = _root_sum(system.volumes, v / unit)
+    slack = 1 - 64 * _EPS
+    relative = l2 / (norm * slack - l2) if l2 < norm * slack else math.inf
+    if math.isnan(energy) or math.isnan(l2):
+        return _nothing(improved, steps)
+    return Bound(lower * unit, energy * unit, l2 * unit, relative, linf * unit, used, operator.unpad(corrected * unit))
+
+
+# --- the discrete system -------------------------------------------------------------------------------------------------
+
+
+class _System:
+    """K, volumes and what is known about them once per operator: comparison operator, preconditioner, eigenvalue bounds."""
+
+    def __init__(self, operator):
+        self.operator = operator
+        self.free = operator.free
+        self.conductances = operator.conductances
+        self.diagonal = operator.diagonal
+        self.periodic = operator.periodic
+        self.volumes = np.where(self.free, operator.pad(np.ascontiguousarray(operator.grid.volumes)), 1.0)
+        self.mass = operator.mass
+        self.labels, self.n_components, anchored = operator.components
+        self.floating = np.flatnonzero(~np.asarray(anchored, dtype=bool))
+        self.degree = self.diagonal.copy()  # the diagonal of K
+        for axis, g in enumerate(self.conductances):
+            if g.shape[axis] > 2 or self.periodic[axis]:
+                self.degree += _cut(g, axis, slice(None, -1)) + _cut(g, axis, slice(1, None))
+        self.scale = np.where(self.degree > 0, self.degree, 1.0)
+        self.content_factor = self._content_factor()
+        self.separable = _comparison(self)
+        self._general = None
+
+    def general(self) -> "_Comparison":
+        """Multigrid and the comparison function, made on first use."""
+        if self._general is None:
+            self._general = _Comparison(self)
+        return self._general
+
+    def apply(self, u):
+        return self.operator.apply(u)
+
+    def energy(self, u) -> float:
+        """u'Ku as a sum of squares, (relative error below _SUM_SLACK)."""
+        total = _sum(self.diagonal * u * u)
+        for axis, g in enumerate(self.conductances):
+            jump = _jumps(u, axis, self.periodic[axis])
+            if jump is not None:
+                total += _sum(_inner(g, axis, self.periodic[axis]) * jump * jump)
+        return total
+
+    def rounding(self, u, forcing):
+        """Upper bound of the rounding error of ``F - K u``, cell by cell."""
+        a = np.abs(u)
+        spread = 2 * self.degree * a - self.apply(a)  # (|K| |u|): off-diagonal entries taken positive
+        return _RESIDUAL_SLACK * (np.abs(forcing) + np.maximum(spread, self.degree * a))
+
+    def residual(self, u, forcing):
+        return np.where(self.free, forcing - self.apply(u), 0.0)
+
+    def sums(self, a):
+        """Sum of `a` over each floating component."""
+        totals = np.bincount(self.labels[self.free].ravel(), weights=a[self.free].ravel(), minlength=self.n_components)
+        return totals[self.floating]
+
+    def spread(self, weights, amounts):
+        """`weights` times one amount per floating component; 0 elsewhere."""
+        per_component = np.zeros(self.n_components)
+        per_component[self.floating] = amounts
+        return np.where(self.free, per_component[np.maximum(self.labels, 0)] * weights, 0.0)
+
+    def balanced(self, forcing):
+        """The forcing with the rounding of its imbalance spread by mass; an error where it has no equilibrium."""
+        forcing = np.where(self.free, forcing, 0.0)
+        if not self.floating.size:
+            return forcing
+        excess, size, content = self.sums(forcing), self.sums(np.abs(forcing)), self.sums(self.mass)
+        worst = int(np.argmax(np.abs(excess) - _BALANCE * size))
+        if abs(excess[worst]) > _BALANCE * size[worst] + 1e-12 * float(np.abs(forcing).max()):
+            raise ProblemError(
+                f"this problem has no equilibrium: no side anchors it, and its content grows by {excess[worst]:g} per second "
+                "in one component. Balance the sources and fluxes, or hold a value somewhere."
+            )
+        return forcing - self.spread(self.mass, excess / content)
+
+    def centred(self, u):
+        """`u` without its content in floating components."""
+        if not self.floating.size:
+            return u
+        return u - self.spread(np.ones_like(u), self.sums(self.mass * u) / self.sums(self.mass))
+
+    def even(self, r):
+        """`r` made to sum to zero over floating components."""
+        if not self.floating.size:
+            return r
+        return r - self.spread(self.mass, self.sums(r) / self.sums(self.mass))
+
+    def _content_factor(self) -> float:
+        """How much larger a field of zero content can be than its part of zero mean (1 where c is constant)."""
+        if not self.floating.size:
+            return 1.0
+        spread = self.sums(self.volumes) * self.sums(self.mass**2 / self.volumes) / self.sums(self.mass) ** 2
+        return math.sqrt(max(1.0, float(spread.max()))) * (1 + _SUM_SLACK)
+
+
+_systems: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def _system(operator) -> _System:
+    system = _systems.get(operator)
+    if system is None:
+        system = _systems[operator] = _System(operator)
+        system.operator = _Borrowed(operator)
+    return system
+
+
+class _Borrowed:
+    """The operator's `apply` without keeping the operator alive (the cache is weak in it)."""
+
+    def __init__(self, operator):
+        import weakref
+
+        self._operator = weakref.ref(operator)
+
+    def apply(self, u):
+        return self._operator().apply(u)
+
+
+# --- the enclosure -------------------------------------------------------------------------------------------------------
+
+
+def _enclose(system: _System, v, forcing, steps: int):
+    """(lower, energy, l2, linf, corrected candidate, steps used), or None where nothing can be said."""
+    way = system.separable
+    if way is None:
+        way = system.general()
+        steps = max(steps, 3)
+    if way is None or not way.lowest > 0:
+        return None
+    r = system.residual(v, forcing)
+    if not np.isfinite(r).all():
+        return None
+    u = v
+    if steps:
+        preconditioner = way if way.contrast <= _MILD else system.general()
+        u = v + _conjugate_gradients(system, preconditioner, r, steps)
+        r = system.residual(u, forcing)
+    d = u - v
+    slack = 1 + _SUM_SLACK
+    # what rounding may have hidden: in r, and in the subtraction d = u - v
+    hidden = _root_sum(1 / system.volumes, system.rounding(u, forcing)) * slack
+    allowance = hidden / math.sqrt(way.lowest) + 2 * _EPS * math.sqrt(2 * _sum(system.degree * d * d))
+    lost = 2 * _EPS * _root_sum(system.volumes, d) + system.content_factor * hidden / way.lowest
+    if system.floating.size:
+        lost += 4 * _EPS * _root_sum(system.volumes, u)  # rounding of the content itself
+    lower, upper, z = way.enclose(system.even(r))  # of s' K^-1 s
+    cross = 2 * _sum(d * r)
+    cross_slack = _SUM_SLACK * _sum(np.abs(d * r)) * 2
+    done = system.energy(d)
+    energy = math.sqrt(max(0.0, done * slack + cross + cross_slack + upper)) + allowance
+    least = math.sqrt(max(0.0, done / slack + cross - cross_slack + lower)) / slack - allowance
+    # e = d + (K^-1 s); K^-1 s = a z + rest, where a z is its energy projection on z, so |rest|^2 = |K^-1 s|^2 - |a z|^2
+    root = math.sqrt(way.lowest)
+    norm = lambda a: _root_sum(system.volumes, a) * slack  # noqa: E731
+    rest = math.sqrt(max(0.0, upper - lower + _SUM_SLACK * upper))
+    l2 = min(
+        norm(d) + system.content_factor * math.sqrt(upper) / root,
+        norm(d + system.centred(z)) + system.content_factor * rest / root,
+        system.content_factor * energy / root,
+    ) + lost
+    linf = min(l2 / math.sqrt(float(system.volumes[system.free].min())), way.largest(d, system, r, u, forcing))
+    if not math.isfinite(energy):
+        return None
+    return max(0.0, least), energy * slack, l2 * slack, linf, u, steps
+
+
+def _conjugate_gradients(system: _System, preconditioner, r, steps: int):
+    """The correction after `steps` steps of preconditioned conjugate gradients for K d = r, from d = 0."""
+    d = np.zeros_like(r)
+    r = system.even(r)
+    p, old = None, 0.0
+    for _ in range(steps):
+        z = system.centred(preconditioner.solve(r))
+        new = _sum(r * z)
+        if not new > 0:
+            break
+        p = z if p is None else z + (new / old) * p
+        q = np.where(system.free, system.apply(p), 0.0)
+        curvature = _sum(p * q)
+        if not curvature > 0:
+            break
+        step = new / curvature
+        d = d + step * p
+        r = system.even(r - step * q)
+        old = new
+    return d if np.isfinite(d).all() else np.zeros_like(d)
+
+
+# --- comparison operators that separate ----------------------------------------------------------------------------------
+
+
+class _Separable:
+    """``L = sum_a D_a (T_a x W_b x W_c) + s (W_a x W_b x W_c)``, T_a tridiagonal, W diagonal; inverted by orthogonal bases."""
+
+    def __init__(self, system: _System, axes, shift: float):
+        self.system = system
+        self.axes = axes
+        self.shift = shift
+        weights = [np.asarray(axis.weights).reshape(_along(a)) for a, axis in enumerate(axes)]
+        self.cross = [math.prod(weights[:a] + weights[a + 1 :]) for a in range(3)]
+        self.weights = math.prod(weights)
+        self.faces = [axis.scale * axis.faces.reshape(_along(a)) * self.cross[a] for a, axis in enumerate(axes)]
+        self.walls = shift * self.weights
+        for a, axis in enumerate(axes):
+            self.walls = self.walls + axis.scale * axis.walls.reshape(_along(a)) * self.cross[a]
+        self.walls = np.broadcast_to(self.walls, system.volumes.shape)
+        least, most = math.inf, 0.0
+        for a in range(3):
+            if axes[a].n > 1:
+                ratio = _inner(system.conductances[a], a, system.periodic[a]) / _inner(self.faces[a], a, system.periodic[a])
+                least, most = min(least, float(ratio.min())), max(most, float(ratio.max()))
+        anchored = self.walls > 0
+        if anchored.any():
+            ratio = system.diagonal[anchored] / self.walls[anchored]
+            least, most = min(least, float(ratio.min())), max(most, float(ratio.max()))
+        extra = (system.diagonal > 0) & ~anchored
+        self.floats = not anchored.any()
+        self.least = least * (1 - 16 * _EPS)
+        self.contrast = math.inf if extra.any() or not least > 0 else most / least
+
+    def prepare(self) -> "_Separable | None":
+        """Build the bases and the eigenvalue bound; None where they are not worth it or cannot be trusted."""
+        if not (self.least > 0 and all(axis.n <= _LARGEST_BASIS or axis.n == 1 for axis in self.axes)):
+            return None
+        self.bases = [axis.basis() for axis in self.axes]
+        values = [axis.scale * basis.values.reshape(_along(a)) for a, (axis, basis) in enumerate(zip(self.axes, self.bases, strict=True))]
+        self.eigenvalues = values[0] + values[1] + values[2] + self.shift
+        if self.floats:
+            self.eigenvalues[0, 0, 0] = math.inf  # the constant: balanced residuals have no part in it
+            gaps = [axis.scale * basis.gap for axis, basis in zip(self.axes, self.bases, strict=True) if axis.n > 1]
+            lowest = min(gaps, default=math.inf)
+        else:
+            lowest = sum(axis.scale * basis.lowest for axis, basis in zip(self.axes, self.bases, strict=True)) + self.shift
+        heaviest = float((self.system.volumes / self.weights).max())
+        self.lowest = self.least * lowest / heaviest * (1 - 1e-12)
+        return self if self.lowest > 0 else None
+
+    def solve(self, r):
+        """L^-1 r; where L floats, the solution of zero mean (r balanced)."""
+        z = r
+        for a, basis in enumerate(self.bases):
+            z = basis.forward(z, a)
+        z = z / self.eigenvalues
+        for a, basis in enumerate(self.bases):
+            z = basis.backward(z, a)
+        return z
+
+    def enclose(self, s):
+        """Lower and upper bound of ``s' K^-1 s``, and the multiple of L^-1 s that is closest to K^-1 s in energy."""
+        system = self.system
+        z = self.solve(s)
+        flow = 0.0
+        out = self.walls * z
+        size = np.abs(out)
+        positive = system.diagonal > 0
+        flow += _sum(out[positive] ** 2 / system.diagonal[positive])
+        work = _sum(system.diagonal * z * z)
+        divergence = out.copy()
+        for a in range(3):
+            if self.axes[a].n == 1:
+                continue
+            periodic = system.periodic[a]
+            g = _inner(system.conductances[a], a, periodic)
+            jump = _jumps(z, a, periodic)
+            p = _inner(self.faces[a], a, periodic) * jump
+            flow += _sum(p * p / g)
+            work += _sum(g * jump * jump)
+            _add_divergence(divergence, p, a, periodic)
+            _add_divergence(size, np.abs(p), a, periodic, sign=1)
+        # what the flow misses of s, rounding of its own evaluation included, is bounded by the lowest eigenvalue
+        missed = _root_sum(1 / system.volumes, np.abs(s - divergence) + _RESIDUAL_SLACK * (np.abs(s) + size))
+        slack = 1 + _SUM_SLACK
+        upper = (math.sqrt(flow) + missed / math.sqrt(self.lowest)) ** 2 * slack
+        if not work > 0:
+            return 0.0, upper, z
+        power = abs(_sum(s * z)) - _SUM_SLACK * _sum(np.abs(s * z))
+        lower = max(0.0, power) ** 2 / (work * slack)
+        return min(lower, upper), upper, z * (power / work)
+
+    def largest(self, d, system, r, u, forcing) -> float:
+        """No comparison function is at hand: no pointwise bound beyond the one that L2 implies."""
+        return math.inf
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of a separable operator: `scale` times (unit faces and walls), over `weights`."""
+
+    weights: np.ndarray  # (n,)
+    faces: np.ndarray  # (n + 1,) unit conductances; ends are 0, or equal where periodic
+    lo: float  # unit wall conductances
+    hi: float
+    periodic: bool
+    scale: float
+
+    @property
+    def n(self) -> int:
+        return len(self.weights)
+
+    @property
+    def walls(self) -> np.ndarray:
+        w = np.zeros(self.n)
+        w[0] += self.lo
+        w[-1] += self.hi
+        return w
+
+    def basis(self) -> "_Basis":
+        return _basis(self.weights.tobytes(), self.faces.tobytes(), self.lo, self.hi, self.periodic)
+
+
+class _Basis:
+    """Q with Q' W Q = 1 and Q' T Q = diag(values); `lowest` and `gap` never exceed the first and second eigenvalue."""
+
+    def __init__(self, weights, faces, lo, hi, periodic):
+        n = len(weights)
+        self.identity = n == 1
+        if self.identity:
+            self.values = np.array([(lo + hi) / weights[0]])
+            self.q = np.ones((1, 1)) / math.sqrt(weights[0])
+            self.lowest, self.gap = self.values[0] * (1 - 4 * _EPS), math.inf
+            return
+        matrix = np.zeros((n, n))
+        i = np.arange(n - 1)
+        matrix[i, i + 1] = matrix[i + 1, i] = -faces[1:-1]
+        if periodic:
+            matrix[0, -1] -= faces[0]
+            matrix[-1, 0] -= faces[0]
+        diagonal = faces[:-1] + faces[1:]
+        diagonal[0] += lo
+        diagonal[-1] += hi
+        matrix[np.arange(n), np.arange(n)] = diagonal
+        root = np.sqrt(weights)
+        values, vectors = np.linalg.eigh(matrix / np.outer(root, root))
+        self.q = vectors / root[:, None]
+        self.values = np.maximum(values, 0.0)
+        # an eigenvalue lies within ||T q - value W q|| of the computed one (residual theorem); far above rounding of eigh
+        error = 64 * n * _EPS * float(np.abs(values).max())
+        self.gap = max(0.0, float(values[1]) - error)
+        if lo == hi == 0:
+            self.values[0] = 0.0
+            self.lowest = 0.0
+        else:
+            x = np.abs(vectors[:, 0]) / root
+            applied = matrix @ x - 8 * n * _EPS * (np.abs(matrix) @ x)
+            ratio = float((applied / (weights * x)).min()) if (x > 0).all() else 0.0  # Collatz-Wielandt
+            self.lowest = max(0.0, ratio, float(values[0]) - error)
+
+    def forward(self, r, axis):
+        return _multiply(self.q.T, r, axis) if not self.identity else r * self.q[0, 0]
+
+    def backward(self, r, axis):
+        return _multiply(self.q, r, axis) if not self.identity else r * self.q[0, 0]
+
+
+@lru_cache(maxsize=64)
+def _basis(weights: bytes, faces: bytes, lo: float, hi: float, periodic: bool) -> _Basis:
+    return _Basis(np.frombuffer(weights), np.frombuffer(faces), lo, hi, periodic)
+
+
+def _comparison(system: _System) -> _Separable | None:
+    """The comparison operator: constant D per axis; with profiles along the axes where that is much closer (layers)."""
+    if not system.free.all() or system.n_components != 1:
+        return None
+    if any(n > _LARGEST_BASIS for n in system.free.shape):
+        return None
+    grid, periodic, shape = system.operator.grid, system.periodic, system.free.shape
+    weights, faces, ends = _geometry(grid, periodic, shape)
+    if any(not (_inner(g, a, periodic[a]) > 0).all() for a, g in enumerate(system.conductances) if shape[a] > 1):
+        return None
+    logs = [
+        np.log(_inner(g, a, periodic[a]) / _inner(_outer(faces[a], weights, a), a, periodic[a])) if shape[a] > 1 else None
+        for a, g in enumerate(system.conductances)
+    ]
+    flat = _assemble(system, weights, faces, ends, [0.0 if x is None else _middle(x) for x in logs])
+    if flat is not None and flat.contrast <= _LAYERED:
+        return flat.prepare()
+    layered = _assemble(system, *_profiles(logs, weights, faces, ends, periodic))
+    best = flat
+    if layered is not None and (flat is None or layered.contrast < 0.25 * flat.contrast):
+        best = layered
+    return best.prepare() if best is not None else None
+
+
+def _assemble(system, weights, faces, ends, levels) -> _Separable | None:
+    """L with the given geometry; its walls and its loss are fitted to those of K."""
+    shape, periodic = system.free.shape, system.periodic
+    scales = [math.exp(level) for level in levels]
+    w = system.diagonal
+    product = math.prod(np.asarray(x).reshape(_along(a)) for a, x in enumerate(weights))
+    relative = w / product
+    core = relative[tuple(slice(1, -1) if n > 2 and not p else slice(None) for n, p in zip(shape, periodic, strict=True))]
+    least = float(core.min()) if core.size else 0.0
+    shift = math.sqrt(least * float(core.max())) if least > 0 else 0.0
+    axes = []
+    for a in range(3):
+        lo = hi = 0.0
+        if shape[a] > 1 and not periodic[a]:
+            lo = _wall(relative, shift, weights, a, 0, scales[a], ends[a][0], shape, periodic)
+            hi = _wall(relative, shift, weights, a, -1, scales[a], ends[a][1], shape, periodic)
+        axes.append(_Axis(np.ascontiguousarray(weights[a]), np.ascontiguousarray(faces[a]), lo, hi, bool(periodic[a]), scales[a]))
+    candidate = _Separable(system, axes, shift)
+    anchored = bool((w > 0).any())
+    if candidate.floats == anchored or not candidate.least > 0:
+        return None  # L must be singular exactly when K is
+    return candidate
+
+
+def _wall(relative, shift, weights, axis, end, scale, value_wall, shape, periodic) -> float:
+    """Unit wall conductance of one side: that of a value side where K is near it, else near the middle of what K has."""
+    index = [slice(1, -1) if n > 2 and not p else slice(None) for n, p in zip(shape, periodic, strict=True)]
+    index[axis] = slice(0, 1) if end == 0 else slice(-1, None)
+    here = (relative[tuple(index)] - shift) * weights[axis][end] / scale
+    least, most = float(here.min()), float(here.max())
+    if not least > 1e-9 * max(most, shift * float(weights[axis][end]) / scale):
+        return 0.0
+    fitted = math.sqrt(least * most)
+    if value_wall > 0 and 0.25 <= fitted / value_wall <= 4.0:
+        return value_wall
+    return 2.0 ** (round(4 * math.log2(fitted)) / 4)  # rounded, so that a basis serves many problems
+
+
+def _geometry(grid, periodic, shape):
+    """Weights (n,), unit face conductances (n + 1,) and unit value-wall conductances (lo, hi) per padded axis, D = 1."""
+    lead = 3 - grid.ndim
+    weights = [np.ones(1) for _ in range(lead)]
+    volumes = np.asarray(grid.volumes)
+    corner = (0,) * grid.ndim
+    for a in range(grid.ndim):
+        line = np.ascontiguousarray(volumes[tuple(slice(None) if b == a else 0 for b in range(grid.ndim))])
+        weights.append(line if a == 0 else line / volumes[corner])
+    faces, ends = [np.zeros(2) for _ in range(lead)], [(0.0, 0.0)] * lead
+    for a in range(grid.ndim):
+        width = grid.widths[a]
+        n = grid.shape[a]
+        area = np.broadcast_to(grid.face_areas(a), [m + (b == a) for b, m in enumerate(grid.shape)])
+        area = area[tuple(slice(None) if b == a else 0 for b in range(grid.ndim))]
+        area = area / math.prod(float(weights[lead + b][0]) for b in range(grid.ndim) if b != a)
+        unit = np.zeros(n + 1)
+        unit[1:-1] = area[1:-1] / (0.5 * (width[1:] + width[:-1]))
+        if periodic[lead + a]:
+            unit[0] = unit[-1] = area[0] / (0.5 * (width[0] + width[-1]))
+        faces.append(unit)
+        ends.append((float(area[0] / (0.5 * width[0])), float(area[-1] / (0.5 * width[-1]))))
+    return weights, faces, ends
+
+
+def _profiles(logs, weights, faces, ends, periodic, sweeps: int = 4):
+    """Separable fit of the conductances, by taking out the middle of the range plane by plane (sup norm never grows)."""
+    logs = [None if x is None else x.copy() for x in logs]
+    weight_logs = [np.zeros(len(w)) for w in weights]
+    face_logs = [np.zeros(max(x.shape[a], 1)) if x is not None else np.zeros(1) for a, x in enumerate(logs)]
+    active = [a for a, x in enumerate(logs) if x is not None]
+    for _ in range(sweeps):
+        for a in active:
+            others = tuple(b for b in range(3) if b != a)
+            middle = 0.5 * (logs[a].min(axis=others) + logs[a].max(axis=others))
+            face_logs[a] += middle
+            logs[a] -= middle.reshape(_along(a))
+            # the weight along `a` multiplies the faces of every other axis
+            across = [b for b in active if b != a]
+            if across:
+                least = np.min([logs[b].min(axis=tuple(c for c in range(3) if c != a)) for b in across], axis=0)
+                most = np.max([logs[b].max(axis=tuple(c for c in range(3) if c != a)) for b in across], axis=0)
+                middle = 0.5 * (least + most)
+                weight_logs[a] += middle
+                for b in across:
+                    logs[b] -= middle.reshape(_along(a))
+    new_weights = [w * np.exp(x) for w, x in zip(weights, weight_logs, strict=True)]
+    new_faces, new_ends = [], []
+    for a, unit in enumerate(faces):
+        unit = unit.copy()
+        factors = np.exp(face_logs[a])
+        if logs[a] is None:
+            new_faces.append(unit)
+            new_ends.append(ends[a])
+            continue
+        if periodic[a]:
+            unit[:-1] *= factors
+            unit[-1] = unit[0]
+        else:
+            unit[1:-1] *= factors
+        new_faces.append(unit)
+        new_ends.append((0.0, 0.0))  # walls are fitted
+    levels = [0.0 if x is None else _middle(x) for x in logs]
+    return new_weights, new_faces, new_ends, levels
+
+
+# --- where nothing separates: multigrid and a comparison function --------------------------------------------------------
+
+
+class _Comparison:
+    """x > 0 with K x > 0 bounds every remainder; multigrid makes the remainder small."""
+
+    contrast = 0.0  # its own preconditioner is always good enough
+
+    def __init__(self, system: _System):
+        self.system = system
+        self.anchor = self._anchors()
+        self.cycle = self._preconditioner()
+        self.x, self.image = self._function()
+        self.lowest = 0.0
+        if self.x is not None:
+            self.lowest = float((self.image[system.free] / (system.volumes * self.x)[system.free]).min()) * (1 - 1e-12)
+
+    def _anchors(self):
+        """A diagonal at one cell of each floating component: balanced right-hand sides do not see it."""
+        system = self.system
+        anchor = np.where(system.free, 0.0, 1.0)
+        flat_labels, flat_degree = system.labels.ravel(), system.degree.ravel()
+        for component in system.floating:
+            cells = np.flatnonzero(flat_labels == component)
+            best = cells[np.argmax(flat_degree[cells])]
+            anchor.ravel()[best] = flat_degree[best] or 1.0
+        return anchor
+
+    def _preconditioner(self):
+        from .multigrid import Multigrid
+
+        system = self.system
+        diagonal = system.diagonal
+        if system.floating.size:
+            # a small shift over floating components makes K definite without changing what it preconditions
+            size = self._diameter()
+            slope = float(np.max(system.degree[system.free] / system.volumes[system.free]))
+            shift = np.zeros(system.n_components)
+            shift[system.floating] = slope / size**2
+            diagonal = diagonal + system.spread(system.volumes, shift[system.floating])
+        return Multigrid(system.conductances, diagonal, system.periodic)
+
+    def _diameter(self) -> float:
+        return 4.0 * max(self.system.free.shape)
+
+    def solve(self, r):
+        out = np.empty_like(r)
+        self.cycle.cycle(np.ascontiguousarray(r), out)
+        return np.where(self.system.free, out, 0.0)
+
+    def _apply(self, u):
+        return self.system.apply(u) + self.anchor * u
+
+    def _function(self):
+        """x from K x = V, accurate to half of V everywhere, and a lower bound of K x; (None, None) if not found."""
+        system = self.system
+        target = np.where(system.free, system.volumes, 0.0)
+        x = np.zeros_like(target)
+        r = target.copy()
+        p, old = None, 0.0
+        for _ in range(200):
+            z = self.solve(r)
+            new = _sum(r * z)
+            if not new > 0:
+                break
+            p = z if p is None else z + (new / old) * p
+            q = np.where(system.free, self._apply(p), 0.0)
+            step = new / _sum(p * q)
+            x, r, old = x + step * p, r - step * q, new
+            if (r <= 0.5 * target)[system.free].all() and (x > 0)[system.free].all():
+                image = np.where(system.free, self._apply(x), 1.0)
+                image = image - 2 * _RESIDUAL_SLACK * (2 * (system.degree + self.anchor) * x)
+                if (image > 0)[system.free].all():
+                    return np.where(system.free, x, 1.0), np.where(system.free, image, 1.0)
+        return None, None
+
+    def enclose(self, s):
+        """Lower and upper bound of ``s' K^-1 s``, and the multiple of one cycle that is closest to K^-1 s in energy."""
+        system = self.system
+        z = system.centred(self.solve(s))
+        t = np.where(system.free, s - self._apply(z), 0.0)
+        t_size = np.abs(t) + 2 * _RESIDUAL_SLACK * (np.abs(s) + 2 * (system.degree + self.anchor) * np.abs(z))
+        slack = 1 + _SUM_SLACK
+        crude = min(_root_sum(1 / system.volumes, t_size) ** 2 / self.lowest, _sum(t_size * self.x) * self._ratio(t_size)) * slack
+        # s = K z + t: the energy of K^-1 s is at most that of z plus that of K^-1 t
+        work = system.energy(z) + _sum(self.anchor * z * z)
+        upper = (math.sqrt(work * slack) + math.sqrt(crude)) ** 2
+        identity = work * slack + 2 * _sum(z * t) + 2 * _sum(np.abs(z) * (t_size - np.abs(t))) + crude
+        upper = min(upper, max(identity, 0.0) + _SUM_SLACK * (work + _sum(np.abs(z * t))))
+        pure = system.energy(z)
+        if not pure > 0:
+            return 0.0, upper, z
+        power = abs(_sum(s * z)) - _SUM_SLACK * _sum(np.abs(s * z))
+        lower = max(0.0, power) ** 2 / (pure * slack)
+        return min(lower, upper), upper, z * (power / pure)
+
+    def _ratio(self, t_size) -> float:
+        return float((t_size / self.image)[self.system.free].max())
+
+    def largest(self, d, system, r, u, forcing) -> float:
+        """max |d + K^-1 s| by the comparison function; infinite where a component floats."""
+        if system.floating.size:
+            return math.inf
+        beta = self._ratio(np.abs(r) + system.rounding(u, forcing))
+        return float((np.abs(d) + beta * self.x)[system.free].max()) * (1 + _SUM_SLACK)
+
+
+# --- small things --------------------------------------------------------------------------------------------------------
+
+
+def _candidate(operator, candidate):
+    a = np.asarray(candidate)
+    if a.dtype.kind not in "fiu":
+        raise ProblemError(f"the candidate has dtype {a.dtype}; give an array of real numbers.")
+    if a.shape != tuple(operator.grid.shape):
+        raise ProblemError(f"the candidate has shape {a.shape}, but the grid has {tuple(operator.grid.shape)}.")
+    return operator.pad(a.astype(float))
+
+
+def _steps(steps) -> int:
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
+        raise ProblemError(f"steps = {steps!r} must be an int >= 0.")
+    return int(steps)
+
+
+def _require_linear_and_steady(operator) -> None:
+    if not operator.problem.linear:
+        raise ProblemError(
+            "a guaranteed bound needs a linear problem; here D, a side or a reaction depends on u. Use ds.equilibrium."
+        )
+    if not (operator.autonomous and operator.forcing.constant):
+        raise ProblemError("a problem whose coefficients, sides or sources change in time has no equilibrium to bound against.")
+
+
+def _nothing(improved, steps) -> Bound:
+    return Bound(0.0, math.inf, math.inf, math.inf, math.inf, steps, improved)
+
+
+def _along(axis: int) -> tuple[int, ...]:
+    return tuple(-1 if a == axis else 1 for a in range(3))
+
+
+def _cut(a, axis, index):
+    return a[(slice(None),) * axis + (index,)]
+
+
+def _inner(g, axis, periodic):
+    """The faces that join two cells: all but the two ends; with periodic sides the closing face is the first."""
+    return _cut(g, axis, slice(0, -1)) if periodic else _cut(g, axis, slice(1, -1))
+
+
+def _outer(faces, weights, axis):
+    cross = math.prod(np.asarray(w).reshape(_along(b)) for b, w in enumerate(weights) if b != axis)
+    return faces.reshape(_along(axis)) * cross
+
+
+def _jumps(u, axis, periodic):
+    """u_i - u_(i-1) over the faces of `_inner`; None where the axis has one cell."""
+    if u.shape[axis] == 1:
+        return None
+    if periodic:
+        return u - np.roll(u, 1, axis)
+    return np.diff(u, axis=axis)
+
+
+def _add_divergence(out, p, axis, periodic, sign=-1):
+    """Add the flow p = l (u_i - u_(i-1)) that leaves cell i and enters cell i - 1 (`sign` = 1 adds sizes)."""
+    if periodic:
+        out += p
+        out += sign * np.roll(p, -1, axis)
+    else:
+        _cut(out, axis, slice(1, None))[...] += p
+        _cut(out, axis, slice(None, -1))[...] += sign * p
+
+
+def _multiply(q, r, axis):
+    if axis == 2:
+        return r @ q.T
+    if axis == 1:
+        return q @ r
+    return (q @ r.reshape(r.shape[0], -1)).reshape(r.shape)
+
+
+def _middle(x) -> float:
+    return 0.5 * (float(x.min()) + float(x.max()))
+
+
+def _sum(a) -> float:
+    return float(np.sum(np.ascontiguousarray(a).ravel()))  # pairwise over one flat array: error log(n) eps
+
+
+def _root_sum(weights, a) -> float:
+    """sqrt(sum weights a^2), safe from overflow and underflow."""
+    largest = float(np.abs(a).max(initial=0.0))
+    if not 0 < largest < math.inf:
+        return largest
+    return largest * math.sqrt(_sum(weights * (a / largest) ** 2))
