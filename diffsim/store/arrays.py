@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import resources
 from ..errors import StoreError
-from .atomic import plain, read_bytes, translated, write_bytes
+from .atomic import parsing, plain, translated, write_bytes
 from .hdf5 import check_declared
 
 _MOST_HEADER = 10_000  # bytes; numpy's own limit, but checked before the header is read
@@ -37,7 +37,7 @@ def read_npy(path) -> np.ndarray:
         Where the header is forged or damaged, the data are incomplete, or the array holds Python objects.
     """
     path = Path(path)
-    with translated(path, "read"), open(path, "rb") as file:
+    with translated(path, "read"), open(path, "rb") as file, parsing(path, "an npy array"):
         size = os.fstat(file.fileno()).st_size
         declared = _npy_size(file, path, str(path.name))
         if file.tell() + declared != size:
@@ -46,24 +46,21 @@ def read_npy(path) -> np.ndarray:
             )
         resources.require_memory(declared, f"reading {path}")
         file.seek(0)
-        return _read_array(file, path)
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def read_npz(path) -> dict[str, np.ndarray]:
     """The arrays in a .npz archive by name; a `StoreError` where it is damaged, a bomb, or holds Python objects."""
     path = Path(path)
-    try:
-        with translated(path, "read"), zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            names = [member.filename for member in members]
-            if len(set(names)) != len(names):
-                raise StoreError(f"{path} holds two members of the same name. Refused.")
-            for member in members:
-                check_declared(path, member.filename, member.file_size, member.compress_size)
-            resources.require_memory(sum(member.file_size for member in members), f"reading {path}")
-            return {member.filename.removesuffix(".npy"): _read_member(archive, member, path) for member in members}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read as an npz archive: {error}. It is damaged or incomplete.") from error
+    with translated(path, "read"), parsing(path, "an npz archive"), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        names = [member.filename for member in members]
+        if len(set(names)) != len(names):
+            raise StoreError(f"{path} holds two members of the same name. Refused.")
+        for member in members:
+            check_declared(path, member.filename, member.file_size, member.compress_size)
+        resources.require_memory(sum(member.file_size for member in members), f"reading {path}")
+        return {member.filename.removesuffix(".npy"): _read_member(archive, member, path) for member in members}
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.ndarray:
@@ -75,24 +72,19 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) 
     if content.tell() + declared != member.file_size:
         raise StoreError(f"{path} is damaged: {member.filename} declares {declared} bytes of data and holds others.")
     content.seek(0)
-    return _read_array(content, path)
+    return np.lib.format.read_array(content, allow_pickle=False)
 
 
 def _npy_size(file: Any, path: Path, name: str) -> int:
     """Bytes of data that the header declares; leaves `file` at their beginning."""
-    try:
-        version = np.lib.format.read_magic(file)
-        start = file.tell()
-        length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-        if length > _MOST_HEADER:
-            raise StoreError(f"{path}: the header of {name} is {length} bytes long. Refused.")
-        file.seek(start)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file, max_header_size=_MOST_HEADER)
-    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{path}: {name} is not a valid npy array ({error}).") from error
+    version = np.lib.format.read_magic(file)
+    start = file.tell()
+    length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+    if length > _MOST_HEADER:
+        raise StoreError(f"{path}: the header of {name} is {length} bytes long. Refused.")
+    file.seek(start)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file, max_header_size=_MOST_HEADER)
     if dtype.hasobject:
         raise StoreError(f"{path}: {name} holds Python objects, which could run code. Only plain numbers are read.")
     if any(n < 0 for n in shape):
@@ -100,21 +92,14 @@ def _npy_size(file: Any, path: Path, name: str) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def _read_array(file: Any, path: Path) -> np.ndarray:
-    try:
-        return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, TypeError) as error:
-        raise StoreError(f"{path} cannot be read as an array: {error}.") from error
-
-
 def write_safetensors(path, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Write arrays and metadata (JSON) as safetensors with a digest of both; equal content gives equal bytes."""
-    from safetensors.numpy import save
+    import safetensors.numpy
 
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, default=plain)
     sealed = json.dumps({"metadata": text, "sha256": _content_digest(arrays, text)}, sort_keys=True)
-    write_bytes(path, save(arrays, metadata={"diffsim": sealed}))
+    write_bytes(path, safetensors.numpy.save(arrays, metadata={"diffsim": sealed}))
 
 
 def read_safetensors(path, *, sealed: bool = True) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -125,21 +110,17 @@ def read_safetensors(path, *, sealed: bool = True) -> tuple[dict[str, np.ndarray
     StoreError
         Where the file is damaged, its offsets overlap or leave holes, or a value is NaN or infinite.
     """
+    import safetensors.numpy
+
     path = Path(path)
-    with translated(path, "read"), open(path, "rb") as file:
+    with translated(path, "read"), open(path, "rb") as file, parsing(path, "safetensors"):
         size = os.fstat(file.fileno()).st_size
         header = _tensor_header(file, size, path)
-    _check_layout(header, size, path)
-    resources.require_memory(2 * size, f"reading {path}")
-
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        arrays = load(read_bytes(path, most=size))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} cannot be read as safetensors: {error}.") from error
-    metadata = _open_seal(path, header, arrays) if sealed else dict(header.get("__metadata__", {}))
+        _check_layout(header, size - file.tell(), path)
+        resources.require_memory(2 * size, f"reading {path}")
+        file.seek(0)
+        arrays = safetensors.numpy.load(file.read())
+        metadata = _open_seal(path, header, arrays) if sealed else dict(header.get("__metadata__", {}))
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise StoreError(f"{path}: {name} holds NaN or infinite values. Such weights predict nothing; refused.")
@@ -151,13 +132,9 @@ def _tensor_header(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length > min(size - 8, _MOST_TENSOR_HEADER):
         raise StoreError(f"{path} is not a whole safetensors file: its header would be {length} bytes of {size}.")
-    try:
-        header = json.loads(file.read(length), object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: the safetensors header cannot be read ({error}).") from error
+    header = json.loads(file.read(length), object_pairs_hook=_without_repeats)
     if not isinstance(header, dict):
         raise StoreError(f"{path}: the safetensors header is not an object.")
-    header[""] = 8 + length
     return header
 
 
@@ -168,21 +145,15 @@ def _without_repeats(pairs):
     return result
 
 
-def _check_layout(header: dict[str, Any], size: int, path: Path) -> None:
-    """The tensors must fill the rest of the file exactly, without holes or overlaps."""
+def _check_layout(header: dict[str, Any], rest: int, path: Path) -> None:
+    """The tensors must fill the `rest` bytes after the header exactly, without holes or overlaps."""
     end = 0
-    try:
-        spans = sorted(tuple(v["data_offsets"]) for k, v in header.items() if k not in ("", "__metadata__"))
-        for begin, stop in spans:
-            if begin != end or stop < begin:
-                raise StoreError(f"{path}: tensors overlap or leave a hole at byte {begin}. Refused.")
-            end = stop
-    except (TypeError, KeyError, ValueError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{path}: the safetensors header is malformed ({error}).") from error
-    if header[""] + end != size:
-        raise StoreError(f"{path} is damaged: {size - header['']} bytes of data where its header declares {end}.")
+    for begin, stop in sorted(v["data_offsets"] for k, v in header.items() if k != "__metadata__"):
+        if begin != end or stop < begin:
+            raise StoreError(f"{path}: tensors overlap or leave a hole at byte {begin}. Refused.")
+        end = stop
+    if end != rest:
+        raise StoreError(f"{path} is damaged: {rest} bytes of data where its header declares {end}.")
 
 
 def _open_seal(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BusyError, ResourceError, StoreError
+from ..errors import BusyError, DiffsimError, ResourceError, StoreError
 
 CRASH_EXIT = 86
 _TEMPORARY = ".diffsim-"
@@ -26,7 +26,7 @@ _passed: Counter[str] = Counter()
 
 
 def crash_point(kind: str) -> None:
-    """End the process at once where ``DIFFSIM_CRASH_AT`` says so: ``rename:3`` is the third rename, ``any:7`` any point.
+    """End the process at once where ``DIFFSIM_CRASH_AT`` says so: ``rename:3`` is the third rename.
 
     With counted points a test can be killed at every moment that matters, one after the other, until a run survives.
     """
@@ -67,6 +67,18 @@ def translated(path: Path, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise explained(error, path, doing) from error
+
+
+@contextmanager
+def parsing(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever a parser raises on damaged bytes into a `StoreError`: no list of their exceptions is complete."""
+    try:
+        yield
+    except (DiffsimError, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise StoreError(f"{path} cannot be read as {kind}: {reason}. It is damaged, or of another format.") from error
 
 
 @contextmanager

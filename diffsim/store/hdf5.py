@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from .. import resources
-from ..errors import ResourceError, StoreError
-from .atomic import crash_point, explained, plain, replacing, translated
+from ..errors import StoreError
+from .atomic import crash_point, explained, parsing, plain, replacing, translated
 
 BLOCK = 512
 _TITLE = "diffsim sealed hdf5"
@@ -92,7 +91,7 @@ def write_hdf5(path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> 
     import h5py
 
     path = Path(path)
-    converted = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+    converted = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, default=plain).encode()
     converted[_METADATA] = np.frombuffer(text, dtype=np.uint8)
     for name, array in converted.items():
@@ -148,7 +147,7 @@ def read_hdf5(path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     _check_seal(path)
     with open_hdf5(path) as file:
         resources.require_memory(sum(file[name].nbytes for name in file), f"reading {path}")
-        arrays = {name: file[name][()] for name in file}
+        arrays = {name: np.asarray(file[name][()]) for name in file}
     try:
         metadata = json.loads(arrays.pop(_METADATA).tobytes())
     except (KeyError, ValueError, RecursionError, AttributeError) as error:
@@ -187,23 +186,20 @@ def open_hdf5(path) -> Iterator[Any]:
     import h5py
 
     path = Path(path)
-    with translated(path, "read"):
-        os.stat(path)
+    with translated(path, "read"), open(path, "rb"):
+        pass
     try:
-        with h5py.File(path, "r") as file:
+        with parsing(path, "HDF5"), h5py.File(path, "r") as file:
             _inspect(file, path)
             yield file
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
-        if isinstance(error, StoreError | ResourceError):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise StoreError(f"{path} cannot be read as HDF5: {reason}. It is damaged, or not an HDF5 file.") from error
+    except OSError as error:  # h5py's name for damage, too
+        raise StoreError(f"{path} cannot be read as HDF5: {error}. It is damaged, or not an HDF5 file.") from error
 
 
 def _inspect(file, path: Path) -> None:
     import h5py
 
-    seen = set()
+    seen: set[int] = set()
     waiting = [(file, "/", 0)]
     while waiting:
         group, where, depth = waiting.pop()

@@ -1,5 +1,6 @@
 """Images and image stacks as arrays."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from .. import resources
 from ..errors import StoreError
 from .arrays import read_npy
-from .atomic import translated
+from .atomic import parsing, translated
 from .hdf5 import check_declared
 
 
@@ -28,23 +29,23 @@ def read_image(path) -> np.ndarray:
     path = Path(path)
     if path.suffix.lower() == ".npy":
         return read_npy(path)
-    try:
-        with translated(path, "read"), open(path, "rb") as file:
-            stored = path.stat().st_size
+    with (
+        translated(path, "read"),
+        open(path, "rb") as file,
+        parsing(path, "an image (PNG, TIFF, ...)"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("error")  # pillow skips damaged parts with a warning
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are checked below
+        try:
             picture = Image.open(file)
-            pages = getattr(picture, "n_frames", 1)
-            declared = picture.width * picture.height * pages * _bytes_per_pixel(picture.mode)
-            check_declared(path, "the image", declared, stored)
-            resources.require_memory(declared, f"reading {path}")
-            frames = [_grey(page) for page in ImageSequence.Iterator(picture)]
-    except UnidentifiedImageError as error:
-        raise StoreError(f"{path} is not an image that can be read (PNG, TIFF, ...) nor a .npy array.") from error
-    except Image.DecompressionBombError as error:
-        raise StoreError(f"{path}: {error}. Convert it to .npy if it is meant.") from error
-    except (ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{path} cannot be decoded as an image: {error}. It is damaged or incomplete.") from error
+        except UnidentifiedImageError as error:  # an OSError, and not the operating system's
+            raise StoreError(f"{path} is not an image that can be read (PNG, TIFF, ...) nor a .npy array.") from error
+        pages = getattr(picture, "n_frames", 1)
+        declared = picture.width * picture.height * pages * _bytes_per_pixel(picture.mode)
+        check_declared(path, "the image", declared, path.stat().st_size)
+        resources.require_memory(declared, f"reading {path}")
+        frames = [_grey(page) for page in ImageSequence.Iterator(picture)]
     if len({frame.shape for frame in frames}) != 1:
         raise StoreError(f"{path}: its pages differ in size, so they do not form one array.")
     return frames[0] if len(frames) == 1 else np.stack(frames)
