@@ -35,8 +35,11 @@ SLACK = 16.0 * float(np.finfo(float).eps)
 SOLVE_WORK = 56.0
 
 
-#: Longest recurrence on offer: 2e8 FTCS limits in one RKL2 step, where its rounding (about s^2 eps) is still 1e-7.
-MAX_STAGES = 20_000
+#: Longest recurrence on offer. One such RKL2 step spans 2e11 FTCS limits; longer ones cost memory, not only time.
+MAX_STAGES = 1_000_000
+
+#: Real limits are computed up to this stage count and scaled with s^2 beyond it.
+_COMPUTED_STAGES = 4096
 
 
 def within(value: float, limit: float) -> bool:
@@ -516,36 +519,35 @@ class Stabilized(Scheme):
         return _real_limit(self, s)
 
     def stages_for(self, z):
-        """Smallest stage count whose real interval holds ``z = dt * rho(A)``.
+        """Smallest stage count whose real interval holds ``z = dt * rho(A)`` (beyond 4096 stages, up to 0.03 % more).
 
         Raises
         ------
         ProblemError
-            If `z` is not a finite number >= 0, or needs more stages than exist.
+            If `z` is not a finite number >= 0, or no stage count of the table reaches it.
         """
         z = float(z)
         if not 0.0 <= z < math.inf:
             raise ProblemError(f"dt * rho = {z} is not a finite number >= 0, so no stage count follows from it.")
+        if not within(z, self.real_limit()):
+            raise ProblemError(
+                f"dt * rho = {z:.6g} is beyond {self.name}: its {self.degrees[-1]} stages reach "
+                f"{self.real_limit():.6g}. Divide the step, or take an implicit scheme."
+            )
         # limits grow like s^2, nearly: scaling a known one twice lands within a step of the answer
         index = bisect.bisect_left(self.degrees, 32)
         for _ in range(2):
             known = self.degrees[index]
             guess = known * math.sqrt(z / self.real_limit(known))
-            if guess > 1.05 * self.degrees[-1]:
-                raise ProblemError(
-                    f"dt * rho = {z:.6g} needs about {guess:.0f} stages of {self.name}, which has at most "
-                    f"{self.degrees[-1]}. Divide the step, or take an implicit scheme."
-                )
+            if self.open_ended and guess > _COMPUTED_STAGES:
+                # real_limit(s) / s^2 = const + O(1 / s): the margin of 1 / s keeps the count on the safe side
+                top = _COMPUTED_STAGES * math.sqrt(z / self.real_limit(_COMPUTED_STAGES))
+                return math.ceil(top * (1.0 + 1.0 / _COMPUTED_STAGES))
             index = min(bisect.bisect_left(self.degrees, guess), len(self.degrees) - 1)
         while index > 0 and within(z, self.real_limit(self.degrees[index - 1])):
             index -= 1
         while not within(z, self.real_limit(self.degrees[index])):
             index += 1
-            if index == len(self.degrees):
-                raise ProblemError(
-                    f"dt * rho = {z:.6g} is beyond {self.name}: its {self.degrees[-1]} stages reach "
-                    f"{self.real_limit(self.degrees[-1]):.6g}. Divide the step, or take an implicit scheme."
-                )
         return self.degrees[index]
 
     def _series(self, x, scale, terms, s):
@@ -876,8 +878,8 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-def scheme_of(name: str) -> Scheme:
-    """Return the row called `name`.
+def scheme_of(name: str | Scheme) -> Scheme:
+    """Return the row called `name`; a row is returned as it is.
 
     Raises
     ------
