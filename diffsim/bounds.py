@@ -6,8 +6,8 @@ Laplacian with conductances g and a diagonal w; Prager & Synge 1947 for the cont
     Thomson    e'Ke <= sum_f p_f^2 / g_f + sum_i q_i^2 / w_i       for every flow (p, q) whose divergence is r
     Dirichlet  e'Ke >= (r'y)^2 / (y'Ky)                            for every field y
 
-Both take the flow and the field from ``z = L^-1 r`` with a *comparison operator* L on the same graph that separates over
-the axes, so that L^-1 is a product of small orthogonal matrices. They are sharper than the classical
+Both take the flow and the field from ``z = L^-1 r`` with a *comparison operator* L on the same graph that separates
+over the axes, so that L^-1 is a product of small orthogonal matrices. They are sharper than the classical
 ``r'L^-1 r / gamma_max <= e'Ke <= r'L^-1 r / gamma_min`` (gamma the extreme ratios of K to L), which they imply.
 Where no such L exists (voids, held cells, patches), K itself is solved approximately and what is left over is bounded
 by a *comparison function*: x > 0 with K x > 0 gives ``|K^-1 s| <= max(|s| / Kx) x`` for every s, because K^-1 >= 0, and
@@ -42,7 +42,8 @@ class Bound:
     """``energy_lower <= ||e||_K <= energy`` and ``||e|| <= l2``, e the distance of the candidate to the equilibrium.
 
     The energy is ``sqrt(e' K e)``, K volume-integrated; the L2 norm is ``sqrt(sum V_i e_i^2)``. Infinity means that
-    nothing can be promised. In components that no side anchors, the equilibrium is the one with the candidate's content.
+    nothing can be promised. In components that no side anchors, the equilibrium is the one with the
+    candidate's content.
     """
 
     energy_lower: float
@@ -59,8 +60,8 @@ class Bound:
             return "No bound: the candidate is not finite, or nothing rigorous can be said of this problem."
         relative = "unknown" if math.isinf(self.l2_relative) else f"{100 * self.l2_relative:.3g} %"
         return (
-            f"The candidate is within {self.l2:.4g} (L2; relative {relative}) of the discrete equilibrium; its energy error "
-            f"lies between {self.energy_lower:.4g} and {self.energy:.4g} ({self.steps} steps of refinement)."
+            f"The candidate is within {self.l2:.4g} (L2; relative {relative}) of the discrete equilibrium; its energy "
+            f"error lies between {self.energy_lower:.4g} and {self.energy:.4g} ({self.steps} steps of refinement)."
         )
 
 
@@ -107,11 +108,11 @@ def energy_bound(operator, candidate, steps: int = 0) -> Bound:
     return Bound(lower * unit, energy * unit, l2 * unit, relative, linf * unit, used, operator.unpad(corrected * unit))
 
 
-# --- the discrete system -------------------------------------------------------------------------------------------------
+# --- the discrete system --------------------------------------------------------------------------------------------
 
 
 class _System:
-    """K, volumes and what is known about them once per operator: comparison operator, preconditioner, eigenvalue bounds."""
+    """K, its volumes, and what is found out about them once: comparison operator, preconditioner, eigenvalue bound."""
 
     def __init__(self, operator):
         self.operator = operator
@@ -179,8 +180,8 @@ class _System:
         worst = int(np.argmax(np.abs(excess) - _BALANCE * size))
         if abs(excess[worst]) > _BALANCE * size[worst] + 1e-12 * float(np.abs(forcing).max()):
             raise ProblemError(
-                f"this problem has no equilibrium: no side anchors it, and its content grows by {excess[worst]:g} per second "
-                "in one component. Balance the sources and fluxes, or hold a value somewhere."
+                f"this problem has no equilibrium: no side anchors it, and its content grows by {excess[worst]:g} per "
+                "second in one component. Balance the sources and fluxes, or hold a value somewhere."
             )
         return forcing - self.spread(self.mass, excess / content)
 
@@ -227,7 +228,7 @@ class _Borrowed:
         return self._operator().apply(u)
 
 
-# --- the enclosure -------------------------------------------------------------------------------------------------------
+# --- the enclosure --------------------------------------------------------------------------------------------------
 
 
 def _enclose(system: _System, v, forcing, steps: int):
@@ -264,11 +265,14 @@ def _enclose(system: _System, v, forcing, steps: int):
     root = math.sqrt(way.lowest)
     norm = lambda a: _root_sum(system.volumes, a) * slack  # noqa: E731
     rest = math.sqrt(max(0.0, upper - lower + _SUM_SLACK * upper))
-    l2 = min(
-        norm(d) + system.content_factor * math.sqrt(upper) / root,
-        norm(d + system.centred(z)) + system.content_factor * rest / root,
-        system.content_factor * energy / root,
-    ) + lost
+    l2 = (
+        min(
+            norm(d) + system.content_factor * math.sqrt(upper) / root,
+            norm(d + system.centred(z)) + system.content_factor * rest / root,
+            system.content_factor * energy / root,
+        )
+        + lost
+    )
     linf = min(l2 / math.sqrt(float(system.volumes[system.free].min())), way.largest(d, system, r, u, forcing))
     if not math.isfinite(energy):
         return None
@@ -297,11 +301,11 @@ def _conjugate_gradients(system: _System, preconditioner, r, steps: int):
     return d if np.isfinite(d).all() else np.zeros_like(d)
 
 
-# --- comparison operators that separate ----------------------------------------------------------------------------------
+# --- comparison operators that separate -----------------------------------------------------------------------------
 
 
 class _Separable:
-    """``L = sum_a D_a (T_a x W_b x W_c) + s (W_a x W_b x W_c)``, T_a tridiagonal, W diagonal; inverted by orthogonal bases."""
+    """``L = sum_a D_a (T_a x W_b x W_c) + s (W_a x W_b x W_c)``, T tridiagonal, W diagonal; inverted by orthogonal bases."""
 
     def __init__(self, system: _System, axes, shift: float):
         self.system = system
@@ -318,7 +322,9 @@ class _Separable:
         least, most = math.inf, 0.0
         for a in range(3):
             if axes[a].n > 1:
-                ratio = _inner(system.conductances[a], a, system.periodic[a]) / _inner(self.faces[a], a, system.periodic[a])
+                ratio = _inner(system.conductances[a], a, system.periodic[a]) / _inner(
+                    self.faces[a], a, system.periodic[a]
+                )
                 least, most = min(least, float(ratio.min())), max(most, float(ratio.max()))
         anchored = self.walls > 0
         if anchored.any():
@@ -334,14 +340,19 @@ class _Separable:
         if not (self.least > 0 and all(axis.n <= _LARGEST_BASIS or axis.n == 1 for axis in self.axes)):
             return None
         self.bases = [axis.basis() for axis in self.axes]
-        values = [axis.scale * basis.values.reshape(_along(a)) for a, (axis, basis) in enumerate(zip(self.axes, self.bases, strict=True))]
+        values = [
+            axis.scale * basis.values.reshape(_along(a))
+            for a, (axis, basis) in enumerate(zip(self.axes, self.bases, strict=True))
+        ]
         self.eigenvalues = values[0] + values[1] + values[2] + self.shift
         if self.floats:
             self.eigenvalues[0, 0, 0] = math.inf  # the constant: balanced residuals have no part in it
             gaps = [axis.scale * basis.gap for axis, basis in zip(self.axes, self.bases, strict=True) if axis.n > 1]
             lowest = min(gaps, default=math.inf)
         else:
-            lowest = sum(axis.scale * basis.lowest for axis, basis in zip(self.axes, self.bases, strict=True)) + self.shift
+            lowest = (
+                sum(axis.scale * basis.lowest for axis, basis in zip(self.axes, self.bases, strict=True)) + self.shift
+            )
         heaviest = float((self.system.volumes / self.weights).max())
         self.lowest = self.least * lowest / heaviest * (1 - 1e-12)
         return self if self.lowest > 0 else None
@@ -444,7 +455,7 @@ class _Basis:
         values, vectors = np.linalg.eigh(matrix / np.outer(root, root))
         self.q = vectors / root[:, None]
         self.values = np.maximum(values, 0.0)
-        # an eigenvalue lies within ||T q - value W q|| of the computed one (residual theorem); far above rounding of eigh
+        # an eigenvalue lies within ||T q - value W q|| of the computed one; this is far above the rounding of eigh
         error = 64 * n * _EPS * float(np.abs(values).max())
         self.gap = max(0.0, float(values[1]) - error)
         if lo == hi == 0:
@@ -479,7 +490,9 @@ def _comparison(system: _System) -> _Separable | None:
     if any(not (_inner(g, a, periodic[a]) > 0).all() for a, g in enumerate(system.conductances) if shape[a] > 1):
         return None
     logs = [
-        np.log(_inner(g, a, periodic[a]) / _inner(_outer(faces[a], weights, a), a, periodic[a])) if shape[a] > 1 else None
+        np.log(_inner(g, a, periodic[a]) / _inner(_outer(faces[a], weights, a), a, periodic[a]))
+        if shape[a] > 1
+        else None
         for a, g in enumerate(system.conductances)
     ]
     flat = _assemble(system, weights, faces, ends, [0.0 if x is None else _middle(x) for x in logs])
@@ -499,7 +512,9 @@ def _assemble(system, weights, faces, ends, levels) -> _Separable | None:
     w = system.diagonal
     product = math.prod(np.asarray(x).reshape(_along(a)) for a, x in enumerate(weights))
     relative = w / product
-    core = relative[tuple(slice(1, -1) if n > 2 and not p else slice(None) for n, p in zip(shape, periodic, strict=True))]
+    core = relative[
+        tuple(slice(1, -1) if n > 2 and not p else slice(None) for n, p in zip(shape, periodic, strict=True))
+    ]
     least = float(core.min()) if core.size else 0.0
     shift = math.sqrt(least * float(core.max())) if least > 0 else 0.0
     axes = []
@@ -508,7 +523,11 @@ def _assemble(system, weights, faces, ends, levels) -> _Separable | None:
         if shape[a] > 1 and not periodic[a]:
             lo = _wall(relative, shift, weights, a, 0, scales[a], ends[a][0], shape, periodic)
             hi = _wall(relative, shift, weights, a, -1, scales[a], ends[a][1], shape, periodic)
-        axes.append(_Axis(np.ascontiguousarray(weights[a]), np.ascontiguousarray(faces[a]), lo, hi, bool(periodic[a]), scales[a]))
+        axes.append(
+            _Axis(
+                np.ascontiguousarray(weights[a]), np.ascontiguousarray(faces[a]), lo, hi, bool(periodic[a]), scales[a]
+            )
+        )
     candidate = _Separable(system, axes, shift)
     anchored = bool((w > 0).any())
     if candidate.floats == anchored or not candidate.least > 0:
@@ -517,7 +536,7 @@ def _assemble(system, weights, faces, ends, levels) -> _Separable | None:
 
 
 def _wall(relative, shift, weights, axis, end, scale, value_wall, shape, periodic) -> float:
-    """Unit wall conductance of one side: that of a value side where K is near it, else near the middle of what K has."""
+    """Unit wall conductance of one side: of a value side where K is near it, else near the middle of K's."""
     index = [slice(1, -1) if n > 2 and not p else slice(None) for n, p in zip(shape, periodic, strict=True)]
     index[axis] = slice(0, 1) if end == 0 else slice(-1, None)
     here = (relative[tuple(index)] - shift) * weights[axis][end] / scale
@@ -531,7 +550,7 @@ def _wall(relative, shift, weights, axis, end, scale, value_wall, shape, periodi
 
 
 def _geometry(grid, periodic, shape):
-    """Weights (n,), unit face conductances (n + 1,) and unit value-wall conductances (lo, hi) per padded axis, D = 1."""
+    """Per padded axis, for D = 1: weights (n,), face conductances (n + 1,), conductances of value walls (lo, hi)."""
     lead = 3 - grid.ndim
     weights = [np.ones(1) for _ in range(lead)]
     volumes = np.asarray(grid.volumes)
@@ -556,7 +575,7 @@ def _geometry(grid, periodic, shape):
 
 
 def _profiles(logs, weights, faces, ends, periodic, sweeps: int = 4):
-    """Separable fit of the conductances, by taking out the middle of the range plane by plane (sup norm never grows)."""
+    """Separable fit of the conductances, taking out the middle of the range plane by plane: the range never grows."""
     logs = [None if x is None else x.copy() for x in logs]
     weight_logs = [np.zeros(len(w)) for w in weights]
     face_logs = [np.zeros(max(x.shape[a], 1)) if x is not None else np.zeros(1) for a, x in enumerate(logs)]
@@ -679,7 +698,10 @@ class _Comparison:
         t = np.where(system.free, s - self._apply(z), 0.0)
         t_size = np.abs(t) + 2 * _RESIDUAL_SLACK * (np.abs(s) + 2 * (system.degree + self.anchor) * np.abs(z))
         slack = 1 + _SUM_SLACK
-        crude = min(_root_sum(1 / system.volumes, t_size) ** 2 / self.lowest, _sum(t_size * self.x) * self._ratio(t_size)) * slack
+        crude = (
+            min(_root_sum(1 / system.volumes, t_size) ** 2 / self.lowest, _sum(t_size * self.x) * self._ratio(t_size))
+            * slack
+        )
         # s = K z + t: the energy of K^-1 s is at most that of z plus that of K^-1 t
         work = system.energy(z) + _sum(self.anchor * z * z)
         upper = (math.sqrt(work * slack) + math.sqrt(crude)) ** 2
@@ -703,7 +725,7 @@ class _Comparison:
         return float((np.abs(d) + beta * self.x)[system.free].max()) * (1 + _SUM_SLACK)
 
 
-# --- small things --------------------------------------------------------------------------------------------------------
+# --- small things ---------------------------------------------------------------------------------------------------
 
 
 def _candidate(operator, candidate):
@@ -727,7 +749,9 @@ def _require_linear_and_steady(operator) -> None:
             "a guaranteed bound needs a linear problem; here D, a side or a reaction depends on u. Use ds.equilibrium."
         )
     if not (operator.autonomous and operator.forcing.constant):
-        raise ProblemError("a problem whose coefficients, sides or sources change in time has no equilibrium to bound against.")
+        raise ProblemError(
+            "a problem whose coefficients, sides or sources change in time has no equilibrium to bound against."
+        )
 
 
 def _nothing(improved, steps) -> Bound:

@@ -25,7 +25,7 @@ def certify(problem: Problem | Sequence[Problem], u, steps: int = 0):
     problem
         A linear, steady problem, or a list of them.
     u
-        The candidate, shape ``grid.shape``; for a list, one candidate each. NaN in an active cell gives an infinite bound.
+        The candidate, shape ``grid.shape``; for a list, one each. NaN in an active cell gives an infinite bound.
     steps
         Steps of preconditioned conjugate gradients that tighten the bound; ``bound.u`` is the candidate they improve.
 
@@ -44,5 +44,7 @@ def certify(problem: Problem | Sequence[Problem], u, steps: int = 0):
         return energy_bound(discretize(problem), u, steps)
     problems, fields = list(problem), list(u) if not isinstance(u, np.ndarray) or u.ndim else []
     if len(problems) != len(fields):
-        raise ProblemError(f"certify got {len(problems)} problems and {len(fields)} candidates; give one candidate each.")
+        raise ProblemError(
+            f"certify got {len(problems)} problems and {len(fields)} candidates; give one candidate each."
+        )
     return [energy_bound(discretize(p), field, steps) for p, field in zip(problems, fields, strict=True)]
