@@ -39,6 +39,7 @@ def save_trajectory(trajectory: "Trajectory", path) -> str:
         "status": trajectory.status,
         "message": trajectory.message,
         "scheme": trajectory.scheme,
+        "dt": trajectory.dt,
         "balance": trajectory.balance,
         "stats": dict(trajectory.stats),
         "probes": probes,
@@ -82,7 +83,7 @@ def load(path) -> "Trajectory":
             content=arrays["content"],
             flows={name.removeprefix("flow."): a for name, a in arrays.items() if name.startswith("flow.")},
             probes={name: _probe(arrays, number) for number, name in enumerate(metadata["probes"])},
-            **{name: metadata[name] for name in ("status", "message", "scheme", "balance", "stats")},
+            **{name: metadata[name] for name in ("status", "message", "scheme", "dt", "balance", "stats")},
         )
     except (KeyError, TypeError, ProblemError) as error:
         raise StoreError(f"{path} is not a complete trajectory: {error}.") from error
