@@ -1,6 +1,6 @@
 """What holds on the sides of the box. A side is two numbers per face: a conductance to a value, and a flux.
 
-    flow into the cell = g (T - u_cell) + q A        g = A / (1/h + d/(2 D));  h = inf is a value, h = 0 insulates
+flow into the cell = g (T - u_cell) + q A        g = A / (1/h + d/(2 D));  h = inf is a value, h = 0 insulates
 """
 
 import math
@@ -122,7 +122,9 @@ def on_sides(boundary, grid) -> dict[str, Any]:
     if boundary is None:
         boundary = {}
     if not hasattr(boundary, "items"):
-        raise ProblemError(f"boundary = {boundary!r} is not a dict; give {{side: condition}}, e.g. {{'x-': Dirichlet(1.0)}}.")
+        raise ProblemError(
+            f"boundary = {boundary!r} is not a dict; give {{side: condition}}, e.g. {{'x-': Dirichlet(1.0)}}."
+        )
     allowed = (*grid.axes, *grid.sides, "void")
     full: dict[str, Any] = {side: Neumann(0.0) for side in (*grid.sides, "void")}
     for name in sorted(boundary, key=lambda n: len(str(n))):  # "x" first, so that "x-" refines it
@@ -132,7 +134,9 @@ def on_sides(boundary, grid) -> dict[str, Any]:
 
             near = difflib.get_close_matches(str(name), allowed, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ProblemError(f"boundary names a side {name!r} that this grid does not have; it has {', '.join(allowed)}.{hint}")
+            raise ProblemError(
+                f"boundary names a side {name!r} that this grid does not have; it has {', '.join(allowed)}.{hint}"
+            )
         if not isinstance(side, SIDES):
             raise ProblemError(f"boundary[{name!r}] = {side!r} is not a side; use {_NAMES}, Periodic or Patches.")
         for each in (name,) if name not in grid.axes else (f"{name}-", f"{name}+"):
@@ -140,7 +144,9 @@ def on_sides(boundary, grid) -> dict[str, Any]:
     for axis in grid.axes:
         kinds = {full[f"{axis}{end}"].kind == "periodic" for end in "-+"}
         if len(kinds) == 2:
-            raise ProblemError(f"only one of {axis}-, {axis}+ is periodic; make both Periodic() (boundary[{axis!r}]) or neither.")
+            raise ProblemError(
+                f"only one of {axis}-, {axis}+ is periodic; make both Periodic() (boundary[{axis!r}]) or neither."
+            )
     if full["void"].kind == "periodic":
         raise ProblemError("boundary['void'] cannot be periodic; use Dirichlet, Neumann, Robin or Patches.")
     if grid.geometry != "cartesian":
@@ -148,7 +154,9 @@ def on_sides(boundary, grid) -> dict[str, Any]:
             raise ProblemError("the r axis cannot be periodic.")
         insulated = isinstance(full["r-"], Neumann) and np.isscalar(full["r-"].flux) and full["r-"].flux == 0
         if grid.edges[0][0] == 0.0 and not insulated:
-            raise ProblemError("the side r- lies on the axis r = 0 and has no area; leave it out, or start the grid at r > 0.")
+            raise ProblemError(
+                "the side r- lies on the axis r = 0 and has no area; leave it out, or start the grid at r > 0."
+            )
     return full
 
 
@@ -157,5 +165,3 @@ def wall_parts(side: str, what, shape) -> list[tuple[np.ndarray | None, Any]]:
     if isinstance(what, Patches):
         return what.parts(side, shape)
     return [(None, what)]
-
-

@@ -82,7 +82,9 @@ class TimeSeries:
             raise ProblemError("TimeSeries times must increase strictly; sort the record and drop repeated times.")
         shape = np.shape(self.values)
         if len(shape) < 1 or shape[0] != times.size:
-            raise ProblemError(f"TimeSeries has {times.size} times but values of shape {shape}; the first axis must agree.")
+            raise ProblemError(
+                f"TimeSeries has {times.size} times but values of shape {shape}; the first axis must agree."
+            )
         object.__setattr__(self, "times", times)
         object.__setattr__(self, "values", array("TimeSeries values", self.values, shape))
 
@@ -113,16 +115,22 @@ class Data:
         shape = tuple(shape)
         if isinstance(value, TimeSeries):
             if value.values.ndim > 1 and value.values.shape[1:] != shape:
-                raise ProblemError(f"{name}: the TimeSeries holds values of shape {value.values.shape[1:]}, needed {shape}.")
+                raise ProblemError(
+                    f"{name}: the TimeSeries holds values of shape {value.values.shape[1:]}, needed {shape}."
+                )
             return cls(name, shape, signal=value, scalar=value.values.ndim == 1)
         if callable(value):
             signal = value
             if coordinates is not None and _positional_count(value) == len(coordinates) + 1:
+
                 def signal(t, f=value):
                     return np.broadcast_to(np.asarray(f(*coordinates, t), dtype=float), shape)
+
             first = _evaluate(name, signal, 0.0)
             if first.ndim and first.shape != shape:
-                raise ProblemError(f"{name}(t) returns shape {first.shape}; return one number or an array of shape {shape}.")
+                raise ProblemError(
+                    f"{name}(t) returns shape {first.shape}; return one number or an array of shape {shape}."
+                )
             return cls(name, shape, signal=signal, scalar=first.ndim == 0)
         steady = number_or_array(name, value, shape, least=least, where=where)
         return cls(name, shape, steady=steady, scalar=isinstance(steady, float))
@@ -150,7 +158,9 @@ class Data:
 def _evaluate(name: str, signal: Callable, t: float) -> np.ndarray:
     value = np.asarray(signal(t), dtype=float)
     if not np.isfinite(value).all():
-        raise ProblemError(f"{name}(t = {t:g}) is not finite; the function must return finite numbers over the whole run.")
+        raise ProblemError(
+            f"{name}(t = {t:g}) is not finite; the function must return finite numbers over the whole run."
+        )
     return value
 
 

@@ -36,7 +36,9 @@ class Grid:
             raise ProblemError(f"shape has {len(shape)} axes; a {self.geometry} grid has 1 to {most}.")
         lengths = tuple(np.ravel(self.lengths)) if np.ndim(self.lengths) else (self.lengths,)
         if len(lengths) != len(shape):
-            raise ProblemError(f"lengths has {len(lengths)} entries for a grid of {len(shape)} axes; give one per axis.")
+            raise ProblemError(
+                f"lengths has {len(lengths)} entries for a grid of {len(shape)} axes; give one per axis."
+            )
         lengths = tuple(number(f"lengths[{a}]", value, above=0.0) for a, value in enumerate(lengths))
         origin = self.origin if self.origin is not None else (0.0,) * len(shape)
         origin = tuple(number(f"origin[{a}]", value) for a, value in enumerate(np.ravel(origin)))
@@ -45,7 +47,9 @@ class Grid:
         given = self.edges
         if given is None:
             # start + k * (length / n): exactly the same spacing for every cell, the last edge exactly at the end
-            given = tuple(o + np.linspace(0.0, length, n + 1) for o, length, n in zip(origin, lengths, shape, strict=True))
+            given = tuple(
+                o + np.linspace(0.0, length, n + 1) for o, length, n in zip(origin, lengths, shape, strict=True)
+            )
         for axis, edge in enumerate(given):
             if not (np.diff(edge) > 0).all():
                 raise ProblemError(f"edges of axis {self.axis_name(axis, self.geometry)} must increase strictly.")

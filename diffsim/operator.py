@@ -17,6 +17,10 @@ from .errors import ProblemError
 from .problem import OfGradient, OfState, OfTime, PerAxis, Problem, Tensor
 
 
+_SWEEPS = 40  # power iterations behind a bound of rho(A)
+_ROUNDING = 64 * np.finfo(float).eps  # more than a row sum of a stencil can lose
+
+
 @dataclass(frozen=True, eq=False)
 class Wall:
     """Wall faces of one kind on one side: flow into cell i is ``g (value - u_i) + flux * area``."""
@@ -46,7 +50,9 @@ class Wall:
 
     def wall_values(self, u: np.ndarray, t: float) -> np.ndarray:
         """Values at the wall itself, (m,): one half cell from the centre along the flow."""
-        return u[self.cells] + np.divide(self.inflow(u, t), self.half, out=np.zeros_like(self.half), where=self.half > 0)
+        return u[self.cells] + np.divide(
+            self.inflow(u, t), self.half, out=np.zeros_like(self.half), where=self.half > 0
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +134,8 @@ class Forcing:
 
 @dataclass(frozen=True)
 class UniformSide:
+    """What one side of a constant-coefficient box is."""
+
     kind: str  # "value" | "flux" | "robin" | "periodic"
     h: float  # conductance per area from the wall to the outer value; inf for a value, 0 for a flux
 
@@ -227,7 +235,9 @@ class Operator:
         grid = problem.grid
         self.shape: tuple[int, int, int] = (1,) * (3 - grid.ndim) + grid.shape  # type: ignore[assignment]
         self.lead = 3 - grid.ndim
-        self.periodic = (False,) * self.lead + tuple(problem.boundary[f"{axis}-"].kind == "periodic" for axis in grid.axes)
+        self.periodic = (False,) * self.lead + tuple(
+            problem.boundary[f"{axis}-"].kind == "periodic" for axis in grid.axes
+        )
         self.linear = problem.linear
         self.autonomous = not isinstance(problem.diffusivity, OfTime)
 
@@ -303,7 +313,9 @@ class Operator:
             value = np.where(self.problem.active, value, 0.0)
         low = np.min(value)
         if not np.isfinite(value).all() or low < 0:
-            raise ProblemError(f"{name} returned {low:g} at its smallest or a value that is not finite; D must be finite and >= 0.")
+            raise ProblemError(
+                f"{name} returned {low:g} at its smallest or a value that is not finite; D must be finite and >= 0."
+            )
         return value
 
     def _along(self, axis: int) -> float | np.ndarray:
@@ -395,7 +407,9 @@ class Operator:
             for name, position, extra in self.problem.contacts:
                 if name == grid.axes[axis]:
                     face = int(np.argmin(np.abs(grid.edges[axis] - position)))
-                    _slice(series, axis, face - 1, face)[...] += np.expand_dims(np.broadcast_to(extra, grid.side_shape(f"{name}-")), axis)
+                    _slice(series, axis, face - 1, face)[...] += np.expand_dims(
+                        np.broadcast_to(extra, grid.side_shape(f"{name}-")), axis
+                    )
             inner[...] = _slice(area, axis, 1, -1) / series
         if self.periodic[self.lead + axis] and n > 1:
             wrap = _slice(area, axis, 0, 1) / (_slice(resistance, axis, 0, 1) + _slice(resistance, axis, -1, None))
@@ -408,7 +422,9 @@ class Operator:
     def _checked_faces(self, coefficient: OfGradient, axis: int) -> np.ndarray:
         values = self._call(coefficient.f, self._face_gradient_magnitude(axis))
         if not np.isfinite(values).all() or values.min() < 0:
-            raise ProblemError(f"diffusivity(|grad u|) returned {values.min():g} at its smallest; D must be finite and >= 0.")
+            raise ProblemError(
+                f"diffusivity(|grad u|) returned {values.min():g} at its smallest; D must be finite and >= 0."
+            )
         return values
 
     @cached_property
@@ -450,14 +466,24 @@ class Operator:
             conductances.append(np.ascontiguousarray(links).reshape(self._face_shape(self.lead + axis)))
             if not self.periodic[self.lead + axis]:
                 for side, half, at in ((f"{name}-", low, 0), (f"{name}+", high, n - 1)):
-                    walls += self._side_walls(side, axis, half, np.take(index, at, axis=axis), np.take(free, at, axis=axis))
+                    walls += self._side_walls(
+                        side, axis, half, np.take(index, at, axis=axis), np.take(free, at, axis=axis)
+                    )
         walls += self._void_walls(void)
         if held:
             cells, area, g, values = (np.concatenate(parts) for parts in zip(*held, strict=True))
             keep = g > 0
             walls.append(
-                Wall("fixed", cells[keep], area[keep], g[keep], g[keep], np.arange(int(keep.sum())),
-                     Data("fixed", (int(keep.sum()),), steady=values[keep], scalar=False), Data("fixed", ()))
+                Wall(
+                    "fixed",
+                    cells[keep],
+                    area[keep],
+                    g[keep],
+                    g[keep],
+                    np.arange(int(keep.sum())),
+                    Data("fixed", (int(keep.sum()),), steady=values[keep], scalar=False),
+                    Data("fixed", ()),
+                )
             )
         return tuple(conductances), walls
 
@@ -477,8 +503,17 @@ class Operator:
             places = np.flatnonzero(chosen)
             h, value, flux = what.terms(side, shape)
             walls.append(
-                self._wall(side, what, np.ravel(cells)[places], np.ravel(area)[places], np.ravel(half)[places], places,
-                           np.ravel(h)[places] if np.ndim(h) else h, value, flux)
+                self._wall(
+                    side,
+                    what,
+                    np.ravel(cells)[places],
+                    np.ravel(area)[places],
+                    np.ravel(half)[places],
+                    places,
+                    np.ravel(h)[places] if np.ndim(h) else h,
+                    value,
+                    flux,
+                )
             )
         return walls
 
@@ -492,15 +527,26 @@ class Operator:
             if chosen.any():
                 h, value, flux = what.terms("void", self.grid.shape)
                 walls.append(
-                    self._wall("void", what, cells[chosen], area[chosen], half[chosen], voids[chosen],
-                               np.ravel(h)[voids[chosen]] if np.ndim(h) else h, value, flux)
+                    self._wall(
+                        "void",
+                        what,
+                        cells[chosen],
+                        area[chosen],
+                        half[chosen],
+                        voids[chosen],
+                        np.ravel(h)[voids[chosen]] if np.ndim(h) else h,
+                        value,
+                        flux,
+                    )
                 )
         return walls
 
     def _wall(self, side, what, cells, area, half, places, h, value, flux) -> Wall:
         if what.kind == "radiation":
             if self._state is None:
-                raise ProblemError(f"the side {side} radiates, which depends on u: give the state, discretize(problem, u=field).")
+                raise ProblemError(
+                    f"the side {side} radiates, which depends on u: give the state, discretize(problem, u=field)."
+                )
             wall = Wall(side, cells, area, half, np.zeros_like(area), places, value, flux)
             inside, outside = np.ravel(self._field)[cells], wall.data_at(value, self.t)
             h = h * (inside**2 + outside**2) * (inside + outside)
@@ -663,38 +709,40 @@ class Operator:
             return self.uniform.max_diagonal
         return float((self._stencil_diagonal / self.mass).max())
 
-    def spectral_bound(self, sharp: bool = False) -> SpectralBound:
-        """A rigorous upper bound of rho(A): closed form on constant boxes, else Gershgorin, tightened where `sharp`.
-
-        Sharp: ``rho <= max_i (|A| x)_i / x_i`` for any x > 0 (Collatz 1942), x from power iteration on |A|.
-        """
+    def spectral_bound(self, sharp: bool = True) -> SpectralBound:
+        """A rigorous upper bound of rho(A): closed form on constant boxes, else Gershgorin, tightened where `sharp`."""
         if self.uniform is not None and self.uniform.transformable:
             exact = self.uniform.spectral_radius
             return SpectralBound(exact, "exact", exact)
-        gershgorin = self._gershgorin
-        lower = self.max_diagonal
         if not sharp:
-            return SpectralBound(gershgorin, "gershgorin", lower)
-        # |A| has the sign of every coupling turned: |K| x = 2 diag(K) x - K x for the graph part
+            return SpectralBound(self._gershgorin, "gershgorin", self.max_diagonal)
+        return SpectralBound(self._collatz, "collatz", self.max_diagonal)
+
+    @cached_property
+    def _collatz(self) -> float:
+        """``rho <= max_i (|A| x)_i / x_i`` for any x > 0 (Collatz 1942), x from power iteration on |A|.
+
+        |A| has the sign of every coupling turned: ``|K| x = 2 diag(K) x - K x`` for the graph part.
+        """
         x = np.ones(self.shape)
-        best = gershgorin
-        for _ in range(200):
+        best = self._gershgorin
+        for _ in range(_SWEEPS):
             y = (2 * self._stencil_diagonal * x - self.apply(x)) / self.mass
             if self.cross is not None:
                 y += 2 * self._cross_rows * x.max() / self.mass
             previous, best = best, min(best, float((y / x).max()))
-            if previous - best < 1e-7 * best and previous < gershgorin:
+            if previous - best < 1e-7 * best and previous < self._gershgorin:
                 break
             # the floor keeps x > 0 everywhere, also where a component has died out
             x = np.maximum(y / y.max(), 1e-12)
-        return SpectralBound(best * (1 + 1e-14), "collatz", lower)
+        return best * (1 + _ROUNDING)
 
     @cached_property
     def _gershgorin(self) -> float:
         rows = 2 * self._stencil_diagonal - self.diagonal
         if self.cross is not None:
             rows = rows + 2 * self._cross_rows
-        return float((rows / self.mass).max()) * (1 + 4 * np.finfo(float).eps)
+        return float((rows / self.mass).max()) * (1 + _ROUNDING)
 
     @cached_property
     def _cross_rows(self) -> np.ndarray:
@@ -706,7 +754,9 @@ class Operator:
     def components(self) -> tuple[np.ndarray, int, np.ndarray]:
         """(labels, n, anchored): connected components of the free cells (-1 elsewhere); anchored where some w > 0."""
         if self.uniform is not None and all(d > 0 for d in self.uniform.diffusivity[self.lead :]):
-            anchored = self.uniform.loss > 0 or any(self.uniform.wall_factor(a, e) > 0 and not self.periodic[a] for a in range(3) for e in (0, 1))
+            anchored = self.uniform.loss > 0 or any(
+                self.uniform.wall_factor(a, e) > 0 and not self.periodic[a] for a in range(3) for e in (0, 1)
+            )
             return np.zeros(self.shape, dtype=np.int32), 1, np.array([anchored])
         from scipy.sparse import csr_array
         from scipy.sparse.csgraph import connected_components
@@ -737,7 +787,11 @@ class Operator:
     def content(self, state: np.ndarray) -> float:
         """sum of m u over the free cells."""
         free = state if self.all_free else np.where(self.free, state, 0.0)
-        return math.fsum((self.mass * free).sum(axis=(1, 2))) if self.uniform is None else self._uniform_mass * math.fsum(state.sum(axis=(1, 2)))
+        return (
+            math.fsum((self.mass * free).sum(axis=(1, 2)))
+            if self.uniform is None
+            else self._uniform_mass * math.fsum(state.sum(axis=(1, 2)))
+        )
 
     @property
     def _uniform_mass(self) -> float:
@@ -746,7 +800,9 @@ class Operator:
     def flow(self, side: str, state: np.ndarray, t: float) -> float:
         """Flow INTO the domain through `side` ("x-", ..., "void", "fixed") for a padded state at time t."""
         if side not in (*self.grid.sides, "void", "fixed"):
-            raise ProblemError(f"side {side!r} does not exist; this grid has {', '.join(self.grid.sides)}, void, fixed.")
+            raise ProblemError(
+                f"side {side!r} does not exist; this grid has {', '.join(self.grid.sides)}, void, fixed."
+            )
         u = state.reshape(-1)
         return math.fsum(float(wall.inflow(u, t).sum()) for wall in self.walls if wall.side == side)
 

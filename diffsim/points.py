@@ -27,7 +27,9 @@ class PointValue:
         self.cell = operator.grid.locate(point)
         active = operator.problem.active
         if active is not None and not active[self.cell]:
-            raise ProblemError(f"point {tuple(float(x) for x in self.point)} lies in a void cell; choose one inside the material.")
+            raise ProblemError(
+                f"point {tuple(float(x) for x in self.point)} lies in a void cell; choose one inside the material."
+            )
 
     def __call__(self, state: np.ndarray, t: float) -> float:
         """The value for a padded state at time t."""
@@ -73,7 +75,11 @@ class PointValue:
     def _wall_value(self, axis: int, index, step: int, here: float, t: float) -> float:
         grid = self.operator.grid
         side = f"{grid.axes[axis]}{'+' if step > 0 else '-'}"
-        place = int(np.ravel_multi_index([i for a, i in enumerate(index) if a != axis], grid.side_shape(side))) if grid.ndim > 1 else 0
+        place = (
+            int(np.ravel_multi_index([i for a, i in enumerate(index) if a != axis], grid.side_shape(side)))
+            if grid.ndim > 1
+            else 0
+        )
         for wall, k in self._faces(side, place):
             inflow = wall.data_at(wall.flux, t)[k] * wall.area[k]
             if wall.g[k] > 0:

@@ -173,7 +173,9 @@ def _diffusivity(value, grid: Grid, where):
         return value
     if isinstance(value, PerAxis):
         if len(value.values) != grid.ndim:
-            raise ProblemError(f"diffusivity = PerAxis of {len(value.values)} entries on a grid of {grid.ndim} axes; give one per axis.")
+            raise ProblemError(
+                f"diffusivity = PerAxis of {len(value.values)} entries on a grid of {grid.ndim} axes; give one per axis."
+            )
         entries = tuple(
             number_or_array(f"diffusivity[{axis}]", entry, grid.shape, least=0.0, where=where)
             for axis, entry in zip(grid.axes, value.values, strict=True)
@@ -197,7 +199,9 @@ def _something_diffuses(entries) -> None:
 
 def _tensor(value: Tensor, grid: Grid, where) -> Tensor:
     if grid.ndim != 2 or grid.geometry != "cartesian":
-        raise ProblemError(f"diffusivity = Tensor needs a 2-D Cartesian grid; this one is {grid.ndim}-D {grid.geometry}.")
+        raise ProblemError(
+            f"diffusivity = Tensor needs a 2-D Cartesian grid; this one is {grid.ndim}-D {grid.geometry}."
+        )
     if where is not None and not where.all():
         raise ProblemError("diffusivity = Tensor with void cells is not supported; use PerAxis, or no voids.")
     xx = number_or_array("diffusivity xx", value.xx, grid.shape, least=0.0)
@@ -222,12 +226,16 @@ def _fixed(fixed, grid: Grid, where):
         raise ProblemError(f"fixed = {fixed!r}: give a pair (mask, values).") from None
     mask = np.array(mask)
     if mask.dtype != bool or mask.shape != grid.shape:
-        raise ProblemError(f"fixed mask has dtype {mask.dtype} and shape {mask.shape}; a bool array of shape {grid.shape} is needed.")
+        raise ProblemError(
+            f"fixed mask has dtype {mask.dtype} and shape {mask.shape}; a bool array of shape {grid.shape} is needed."
+        )
     if where is not None and (mask & ~where).any():
         raise ProblemError(f"fixed holds {int((mask & ~where).sum())} cells that are void; hold only active cells.")
     if not mask.any():
         return None
-    values = np.where(mask, np.broadcast_to(number_or_array("fixed values", values, grid.shape, where=mask), grid.shape), 0.0)
+    values = np.where(
+        mask, np.broadcast_to(number_or_array("fixed values", values, grid.shape, where=mask), grid.shape), 0.0
+    )
     mask.flags.writeable = values.flags.writeable = False
     return mask, values
 

@@ -94,7 +94,10 @@ class Report:
 
         template = jinja2.Environment(autoescape=True).from_string(_PAGE)
         return template.render(
-            title=self.title, lead=self.lead, sections=self.sections, footer=f"Made by diffsim {__version__}. One file, no network."
+            title=self.title,
+            lead=self.lead,
+            sections=self.sections,
+            footer=f"Made by diffsim {__version__}. One file, no network.",
         )
 
     def write(self, path: str | Path) -> Path:

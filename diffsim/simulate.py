@@ -201,7 +201,10 @@ def simulate(
     except ConvergenceError as error:
         status, message = "failed", f"at t = {run.t:g}: {error}"
     except KeyboardInterrupt:
-        status, message = "interrupted", f"interrupted at t = {run.t:g}; continue with simulate(problem, trajectory, until={until:g})"
+        status, message = (
+            "interrupted",
+            f"interrupted at t = {run.t:g}; continue with simulate(problem, trajectory, until={until:g})",
+        )
     finally:
         watch.progress.close()
     if not run.times or (run.t > run.times[-1] and np.isfinite(run.u).all()):
@@ -218,12 +221,16 @@ def choose(system: System, duration: float, tol: float) -> Scheme:
     if not system.steady:
         # positive explicit steps keep D(u) inside its domain; stiff ones are solved
         steps = duration * operator.max_diagonal
-        return SCHEMES["ftcs" if steps <= _AUTO_FTCS_STEPS or not isinstance(system.problem.diffusivity, OfState) else "tr-bdf2"]
+        return SCHEMES[
+            "ftcs" if steps <= _AUTO_FTCS_STEPS or not isinstance(system.problem.diffusivity, OfState) else "tr-bdf2"
+        ]
     if operator.uniform is not None and operator.uniform.transformable and operator.forcing.constant:
         return SCHEMES["exact"]
     steps = _TYPICAL_STEPS * (DEFAULT_TOL / tol) ** (1 / 3)
     explicit, implicit = SCHEMES["rkc2"], SCHEMES["tr-bdf2"]
-    stages = math.sqrt(_radius(operator) * duration / steps / explicit.real_limit(100)) * 100  # real_limit grows like s^2
+    stages = (
+        math.sqrt(_radius(operator) * duration / steps / explicit.real_limit(100)) * 100
+    )  # real_limit grows like s^2
     filtered = implicit.work() + SOLVE_WORK
     return explicit if stages <= filtered else implicit
 
@@ -259,8 +266,9 @@ def _checked_step(operator: Operator, scheme: Scheme, step: float | None, policy
 
 def largest_good_step(operator: Operator, scheme: Scheme) -> float:
     """The step of dt="auto" for explicit schemes of fixed stages: stable, and without new extrema."""
-    limit = scheme.real_limit() / _radius(operator)
-    positive = scheme.positivity() / (operator.max_diagonal or 1e-300)
+    from .stability import allowed_step, positive_step
+
+    limit, positive = allowed_step(operator, scheme), positive_step(operator, scheme)
     return min(limit, positive) if positive > 0 else limit
 
 
@@ -282,7 +290,9 @@ def _frame_times(save, begin: float, until: float) -> np.ndarray:
     if times.ndim != 1 or times.size == 0 or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
         raise ProblemError("save: give one or more finite times that increase strictly, shape (n,).")
     if times[0] < begin or times[-1] > until:
-        raise ProblemError(f"save holds times from {times[0]:g} to {times[-1]:g}; the run covers {begin:g} to {until:g}.")
+        raise ProblemError(
+            f"save holds times from {times[0]:g} to {times[-1]:g}; the run covers {begin:g} to {until:g}."
+        )
     return times
 
 
@@ -298,13 +308,17 @@ def _initial_field(problem: Problem, initial) -> np.ndarray:
     grid = problem.grid
     if isinstance(initial, Trajectory):
         if initial.grid.shape != grid.shape:
-            raise ProblemError(f"initial is a Trajectory on a grid of {initial.grid.shape}; this problem has {grid.shape}.")
+            raise ProblemError(
+                f"initial is a Trajectory on a grid of {initial.grid.shape}; this problem has {grid.shape}."
+            )
         initial = initial.final
     field0 = grid.field("initial", initial, where=problem.active)
     if callable(initial):
         inside = field0 if problem.active is None else field0[problem.active]
         if not np.isfinite(inside).all():
-            raise ProblemError("initial(x, ...) returns values that are not finite; it must be finite in every active cell.")
+            raise ProblemError(
+                "initial(x, ...) returns values that are not finite; it must be finite in every active cell."
+            )
     if problem.fixed is not None:
         mask, values = problem.fixed
         field0[mask] = values[mask]
@@ -332,7 +346,10 @@ class _Watch:
 
         run = self.run
         if not stepping.is_finite(run.u):
-            raise _Ended("unstable", f"the state stopped being finite before t = {run.t:g}: the step dt = {run.dt:.4g} is too large")
+            raise _Ended(
+                "unstable",
+                f"the state stopped being finite before t = {run.t:g}: the step dt = {run.dt:.4g} is too large",
+            )
         run.probe()
         if self.wild and float(np.abs(run.u).max()) > 2 * self._bound():
             raise _Ended(
@@ -347,7 +364,10 @@ class _Watch:
             left = norm(rest if operator.all_free else rest[operator.free])
             self._scale = max(self._scale, norm(forcing), left)
             if left <= self.stop.rtol * self._scale:
-                raise _Ended("stopped", f"steady at t = {run.t:g}: ||F - K u|| fell to {left / (self._scale or 1):.1e} of its scale")
+                raise _Ended(
+                    "stopped",
+                    f"steady at t = {run.t:g}: ||F - K u|| fell to {left / (self._scale or 1):.1e} of its scale",
+                )
         elif self.stop is not None and self.stop(run.t, run.operator.leave(run.u)):
             raise _Ended("stopped", f"the stop rule held at t = {run.t:g}")
         self.progress(run.t)
@@ -362,8 +382,14 @@ class _Watch:
             np.add.at(supply.reshape(-1), wall.cells, np.abs(wall.data_at(wall.flux, t)) * wall.area)
         problem = operator.problem
         self._largest = max(self._largest, float(np.max(np.abs(problem.ambient(t)))) if np.any(problem.loss) else 0.0)
-        supply += operator.volumes * np.reshape(np.broadcast_to(np.abs(problem.source(t)), operator.grid.shape), operator.shape)
-        return self._largest + (t - self.run.times[0] if self.run.times else t) * float((supply / operator.mass).max()) + 1e-300
+        supply += operator.volumes * np.reshape(
+            np.broadcast_to(np.abs(problem.source(t)), operator.grid.shape), operator.shape
+        )
+        return (
+            self._largest
+            + (t - self.run.times[0] if self.run.times else t) * float((supply / operator.mass).max())
+            + 1e-300
+        )
 
 
 class _Progress:
@@ -417,7 +443,9 @@ def _march(run: _Run, stepper: Stepper, times: np.ndarray, step: float | None, w
         while run.t < target:
             operator = run.operator if not run.system.steady else stepper.operator
             start, interval = run.t, target - run.t
-            largest = step if step is not None else (interval if exponential else largest_good_step(operator, stepper.scheme))
+            largest = (
+                step if step is not None else (interval if exponential else largest_good_step(operator, stepper.scheme))
+            )
             if watch.often:
                 largest = min(largest, span / 200) if exponential else largest
             n = max(1, math.ceil(interval / largest * (1 - 1e-12)))

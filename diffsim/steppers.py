@@ -181,7 +181,10 @@ class ExplicitEuler(_Compiled):
         problem = self.operator.problem
         grain = 2.0**53  # weights that are multiples of 2^-53 sum to exactly 1: no drift of constants
         r = np.array(
-            [dt * d / (facts.capacity * h**2) if d > 0 else 0.0 for d, h in zip(facts.diffusivity, facts.spacing, strict=True)]
+            [
+                dt * d / (facts.capacity * h**2) if d > 0 else 0.0
+                for d, h in zip(facts.diffusivity, facts.spacing, strict=True)
+            ]
         )
         r = np.round(r * grain) / grain
         decay = round(dt * facts.loss / facts.capacity * grain) / grain
@@ -201,7 +204,9 @@ class ExplicitEuler(_Compiled):
         source = np.zeros((0, 0, 0))
         supply = problem.source.steady + problem.loss * problem.ambient.steady
         if np.any(supply):
-            source = np.array(np.broadcast_to(dt / facts.capacity * supply, self.operator.grid.shape)).reshape(self.operator.shape)
+            source = np.array(np.broadcast_to(dt / facts.capacity * supply, self.operator.grid.shape)).reshape(
+                self.operator.shape
+            )
         gain = stepping.advance_uniform(
             r, walls, np.array(self.operator.periodic), source, decay, n, u, np.empty_like(u)
         )
@@ -248,7 +253,7 @@ class StabilizedStepper(_Compiled):
 
     @cached_property
     def radius(self) -> float:
-        return self.operator.spectral_bound(sharp=True).value
+        return self.operator.spectral_bound().value
 
     def trial(self, u, t, dt):
         from .kernels import stepping
@@ -311,7 +316,9 @@ class GeneralExplicit(Stepper):
         new = u + dt * sum(b * k for b, k in zip(tableau.b, rates, strict=True))
         error = None
         if tableau.b_hat is not None:
-            error = self.estimate(dt * sum((b - h) * k for b, h, k in zip(tableau.b, tableau.b_hat, rates, strict=True)))
+            error = self.estimate(
+                dt * sum((b - h) * k for b, h, k in zip(tableau.b, tableau.b_hat, rates, strict=True))
+            )
         return Trial(new, gain, error)
 
     def _recurrence(self, u, t, dt):
@@ -453,7 +460,9 @@ class ImplicitStepper(Stepper):
             defect = dt * sum((b - h) * net for b, h, net in zip(tableau.b, tableau.b_hat, nets, strict=True))
             # filtered by one solve, so that stiff modes do not frighten the estimate (Hosea & Shampine 1996)
             shift = 1.0 / (dt * tableau.A[-1, -1])
-            error = self.estimate(shift * self.solver.solve(shift, defect if operator.all_free else np.where(operator.free, defect, 0.0)))
+            error = self.estimate(
+                shift * self.solver.solve(shift, defect if operator.all_free else np.where(operator.free, defect, 0.0))
+            )
         return Trial(stage, gain, error)
 
 
@@ -515,7 +524,9 @@ class Bdf2Stepper(Stepper):
 
         self.starter = stepper_for(system, SCHEMES[scheme.starter])
         self.solver = ShiftedSolver(self.operator, self.counts)
-        self.before: tuple | None = None  # (t, dt, u, gain) of the last step taken, to tell a continued run from a new one
+        self.before: tuple | None = (
+            None  # (t, dt, u, gain) of the last step taken, to tell a continued run from a new one
+        )
 
     def trial(self, u, t, dt):
         if self.before is None or abs(self.before[0] + self.before[1] - t) > 1e-9 * dt or dt > 2.4 * self.before[1]:
@@ -730,7 +741,9 @@ def stepper_for(system: System, scheme: Scheme) -> Stepper:
             raise ProblemError("scheme = 'adi' cannot split a full tensor D; use 'tr-bdf2' or 'rkc2'.")
         return _BY_NAME.get(scheme.name, _STEADY.get(scheme.family))(system, scheme)
     if scheme.family not in _MOVING:
-        usable = [name for name in ("ftcs", "rk2", "rk4", "rkl2", "rkc2", "rock2", "backward-euler", "tr-bdf2", "sdirk3")]
+        usable = [
+            name for name in ("ftcs", "rk2", "rk4", "rkl2", "rkc2", "rock2", "backward-euler", "tr-bdf2", "sdirk3")
+        ]
         raise ProblemError(
             f"scheme = {scheme.name!r} needs coefficients that do not change; here D depends on t or u, or there is a reaction. "
             f"Use one of {', '.join(usable)}."
