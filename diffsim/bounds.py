@@ -305,7 +305,7 @@ def _conjugate_gradients(system: _System, preconditioner, r, steps: int):
 
 
 class _Separable:
-    """``L = sum_a D_a (T_a x W_b x W_c) + s (W_a x W_b x W_c)``, T tridiagonal, W diagonal; inverted by orthogonal bases."""
+    """``L = sum_a D_a (T_a x W_b x W_c) + s (W_a x W_b x W_c)``, T tridiagonal, W diagonal; inverted by bases."""
 
     def __init__(self, system: _System, axes, shift: float):
         self.system = system
@@ -615,7 +615,7 @@ def _profiles(logs, weights, faces, ends, periodic, sweeps: int = 4):
     return new_weights, new_faces, new_ends, levels
 
 
-# --- where nothing separates: multigrid and a comparison function --------------------------------------------------------
+# --- where nothing separates: multigrid and a comparison function ---------------------------------------------------
 
 
 class _Comparison:

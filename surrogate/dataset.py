@@ -38,6 +38,7 @@ from . import exports
 from .checks import faults as label_faults
 from .checks import relative_residual
 from .sampling import Spec
+from .sensors import filled
 
 FORMAT = 1
 MANIFEST, JOURNAL, SHARDS = "manifest.json", "journal.jsonl", "shards"
@@ -192,8 +193,8 @@ def _prepare(folder: Path, recipe: _Recipe) -> int:
         wanted = json.loads(json.dumps(recipe.manifest()["settings"]))
         if differences := _differences(found, wanted):
             raise ProblemError(
-                f"{folder} holds a dataset of other settings: {'; '.join(differences)}. Give the same settings to resume "
-                "it, or another folder."
+                f"{folder} holds a dataset of other settings: {'; '.join(differences)}. Give the same settings to "
+                "resume it, or another folder."
             )
     elif strange := [p.name for p in folder.iterdir() if p.name not in (SHARDS, ".lock")]:
         raise ProblemError(
@@ -428,6 +429,11 @@ class Dataset:
             return self._given[0].grid.shape
         return (int(self.settings["resolution"]),) * self.spec.ndim
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what the items are: equal for equal data, wherever they lie."""
+        return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
+
     @property
     def task(self) -> str:
         """ "coefficients" or "transient"."""
@@ -500,7 +506,7 @@ class Dataset:
 
     def arrays(self, part: "str | Sequence[int] | None" = None) -> dict[str, np.ndarray]:
         """Stacked arrays of a split: u, diffusivity, source (n, *shape); for transients also times (n, k) and
-        frames (n, k, *shape) as observed (noise added, NaN where there is no sensor)."""
+        frames (n, k, *shape) as observed: with noise, and filled in between sensors."""
         items = [self[int(i)] for i in self.indices(part)]
         shape = self.shape
         full = lambda value: np.broadcast_to(np.asarray(value, dtype=float), shape)  # noqa: E731
@@ -630,7 +636,8 @@ class Dataset:
     def _observed(self, i: int, frames: np.ndarray) -> np.ndarray:
         if not (self.spec.sensors or self.spec.noise):
             return frames
-        return self.spec.observe(int(self.settings["seed"]), i, frames)[1]
+        observed = self.spec.observe(int(self.settings["seed"]), i, frames)[1]
+        return filled(observed, self.spec.grid(int(self.settings["resolution"])))
 
     def __repr__(self) -> str:
         what = self.spec.name if self.spec else "given pairs"

@@ -28,7 +28,7 @@ def to_pdebench(data, path: str | Path, part=None) -> None:
     import h5py
 
     if len(data.shape) != 2 or data.task != "coefficients":
-        raise ProblemError("the PDEBench layout written here is that of its 2-D Darcy equilibria; this is something else.")
+        raise ProblemError("the PDEBench layout written here is that of its 2-D Darcy equilibria; this is not.")
     arrays, grid = data.arrays(part), data[0].problem.grid
     with store.replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file["nu"] = arrays["diffusivity"]

@@ -1,0 +1,45 @@
+"""What is seen of a trajectory, as frames over all cells: sensors placed on the grid, gaps filled harmonically."""
+
+import numpy as np
+
+import diffsim
+from diffsim.errors import ProblemError
+from diffsim.grid import Grid
+from diffsim.problem import Problem
+
+
+def frames_of(observations, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """(times (k,), frames (k, *shape)) from `diffsim.Observations`; cells without a sensor are filled.
+
+    Sensors in one cell are averaged.
+
+    Raises
+    ------
+    ProblemError
+        Where a sensor lies outside the grid, or the values do not fit points and times.
+    """
+    times = np.asarray(observations.times, dtype=float)
+    values = np.asarray(observations.values, dtype=float)
+    cells = [np.ravel_multi_index(grid.locate(point), grid.shape) for point in observations.points]
+    if values.shape != (len(times), len(cells)):
+        raise ProblemError(
+            f"the observations hold values of shape {values.shape} for {len(times)} times and {len(cells)} points; "
+            "give (times, points)."
+        )
+    count = np.bincount(cells, minlength=grid.size)
+    total = np.stack([np.bincount(cells, weights=row, minlength=grid.size) for row in values])
+    frames = np.full((len(times), grid.size), np.nan)
+    frames[:, count > 0] = (total / np.maximum(count, 1))[:, count > 0]
+    return times, filled(frames.reshape(len(times), *grid.shape), grid)
+
+
+def filled(frames: np.ndarray, grid: Grid) -> np.ndarray:
+    """Frames whose unseen cells (NaN in every frame) take the smoothest field through the seen ones: Laplace's equation."""
+    seen = ~np.isnan(frames).any(axis=0)
+    if seen.all():
+        return frames
+    if not seen.any():
+        raise ProblemError("the frames hold no cell that is seen at all times; give at least one sensor.")
+    known = [np.where(seen, frame, 0.0) for frame in frames]
+    problems = [Problem(grid, diffusivity=1.0, fixed=(seen, values)) for values in known]
+    return np.stack([solution.u for solution in diffsim.equilibrium(problems, tol=1e-6)])
