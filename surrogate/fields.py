@@ -1,0 +1,273 @@
+"""Problems as arrays a network can read, and back: where the exact equivariances live.
+
+The equilibrium solves ``K u = F``, so K and F say everything, whatever the sides, the geometry or the loss. They are
+handed over cell by cell and free of units:
+
+* K over the geometric mean of its conductances, as logarithms per face (scaling D, h and b by c changes nothing);
+* F over the same mean and split by origin (sources, values on walls, fluxes), divided by its own norm;
+* a reference value is taken off first: the mean of the values imposed (shifting them all by a constant changes nothing).
+
+The network's output is multiplied by the norm and the reference added. Hence, for every network and every weight:
+scaling D, h and b by c, sources and fluxes by s, and values by s/c scales the prediction by s/c, and adding a constant
+to all values adds it to the prediction, both to rounding.
+
+Frames of a trajectory (task "transient") are divided by their root mean square, times by the last one: scaling
+values, or the unit of time, scales the prediction exactly too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations, product
+
+import numpy as np
+from diffsim.errors import ProblemError
+from diffsim.operator import Operator, discretize
+from diffsim.problem import Problem
+
+FORCINGS = 3  # channels of the right-hand side: sources and losses, imposed values, imposed fluxes
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """A batch in the network's units; ``u = reference + scale * network(coefficients, forcing)``.
+
+    Attributes
+    ----------
+    coefficients
+        (n, C, *shape) float32. The first ``4 ndim`` channels belong to directions, in the order (axis, low/high): the
+        log conductances of the faces, then their kinds (1 a wall that conducts, -1 closed, 0 an inner face). For frames
+        there are none of these.
+    forcing
+        (n, R, *shape) float32; u depends on it linearly.
+    scale, reference
+        (n,) float64, in the units of u.
+    directional
+        Number of leading channels of `coefficients` that turn with the grid.
+    """
+
+    coefficients: np.ndarray
+    forcing: np.ndarray
+    scale: np.ndarray
+    reference: np.ndarray
+    directional: int
+
+    def __len__(self) -> int:
+        return len(self.scale)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.coefficients.shape[2:]
+
+    def normalised(self, u: np.ndarray) -> np.ndarray:
+        """Fields in physical units (n, *shape) as the network should give them, (n, 1, *shape) float32; voids 0."""
+        column = (-1,) + (1,) * len(self.shape)
+        safe = np.where(self.scale > 0, self.scale, 1.0)
+        inner = (np.asarray(u) - self.reference.reshape(column)) / safe.reshape(column)
+        return np.nan_to_num(inner, nan=0.0)[:, None].astype(np.float32)
+
+    def physical(self, output: np.ndarray) -> np.ndarray:
+        """The network's output (n, 1, *shape) in physical units, (n, *shape) float64."""
+        column = (-1,) + (1,) * len(self.shape)
+        return self.reference.reshape(column) + self.scale.reshape(column) * output[:, 0].astype(np.float64)
+
+
+def channels(ndim: int) -> int:
+    """Coefficient channels of a problem on a grid of `ndim` axes."""
+    return 4 * ndim + 2
+
+
+def from_problems(problems: Sequence[Problem]) -> Fields:
+    """The fields of problems on grids of one shape.
+
+    Raises
+    ------
+    ProblemError
+        If the shapes differ, or a problem is nonlinear, moves in time, or has a diffusivity tensor: it has no K and F
+        of this form.
+    """
+    if not problems:
+        raise ProblemError("0 problems were given; give at least one.")
+    shapes = {p.grid.shape for p in problems}
+    if len(shapes) > 1:
+        raise ProblemError(f"problems on grids of different shapes, {sorted(shapes)}, cannot share a batch; group them by shape.")
+    (shape,) = shapes
+    n, ndim = len(problems), len(shape)
+    coefficients = np.empty((n, channels(ndim), *shape), np.float32)
+    forcing = np.empty((n, FORCINGS, *shape), np.float32)
+    scale, reference = np.empty(n), np.empty(n)
+    for i, problem in enumerate(problems):
+        operator = _steady(problem)
+        mean = _mean_conductance(operator)
+        coefficients[i] = _coefficients(operator, mean)
+        forcing[i], scale[i], reference[i] = _forcing(operator, mean)
+    return Fields(coefficients, forcing, scale, reference, directional=4 * ndim)
+
+
+def _steady(problem: Problem) -> Operator:
+    if not problem.linear:
+        raise ProblemError("the problem is nonlinear (D or a side depends on u, or there is a reaction); surrogates of "
+                           "coefficients are for linear problems. Use diffsim.equilibrium.")  # fmt: skip
+    operator = discretize(problem)
+    if not (operator.autonomous and operator.forcing.constant):
+        raise ProblemError("the problem changes with t, so it has no equilibrium; give data that do not depend on t.")
+    if operator.cross is not None:
+        raise ProblemError("a diffusivity tensor with xy entries is not supported by the surrogates; use diffsim.equilibrium.")
+    return operator
+
+
+def _mean_conductance(operator: Operator) -> float:
+    """Geometric mean of the conductances, of the walls' and losses' where no inner face conducts."""
+    parts = [g[g > 0] for g in operator.conductances]
+    inner = np.concatenate(parts)
+    if inner.size == 0:
+        inner = operator.diagonal[operator.diagonal > 0]
+    return float(np.exp(np.mean(np.log(inner)))) if inner.size else 1.0
+
+
+def _wall_sums(operator: Operator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per cell, flat: conductance to walls, that times the walls' values, and the imposed inflow."""
+    size = int(np.prod(operator.shape))
+    g, values, fluxes = np.zeros(size), np.zeros(size), np.zeros(size)
+    for wall in operator.walls:
+        np.add.at(g, wall.cells, wall.g)
+        np.add.at(values, wall.cells, wall.g * wall.data_at(wall.value, 0.0))
+        np.add.at(fluxes, wall.cells, wall.area * wall.data_at(wall.flux, 0.0))
+    return g, values, fluxes
+
+
+def _coefficients(operator: Operator, mean: float) -> np.ndarray:
+    shape, lead, ndim = operator.grid.shape, operator.lead, operator.grid.ndim
+    faces = np.zeros((2 * ndim, *operator.shape))
+    kinds = np.zeros((2 * ndim, *operator.shape))
+    for axis in range(ndim):
+        g = np.moveaxis(operator.conductances[lead + axis], lead + axis, 0)
+        for end, links in enumerate((g[:-1], g[1:])):
+            faces[2 * axis + end] = np.moveaxis(links, 0, lead + axis)
+    sink = operator.diagonal.copy().reshape(-1)
+    for wall in operator.walls:
+        if wall.side in operator.grid.sides:
+            direction = 2 * operator.grid.axes.index(wall.side[:-1]) + (wall.side[-1] == "+")
+            np.add.at(faces[direction].reshape(-1), wall.cells, wall.g)
+            np.subtract.at(sink, wall.cells, wall.g)
+            kinds[direction].reshape(-1)[wall.cells[wall.g > 0]] = 1.0
+    kinds[faces <= 0] = -1.0
+    logs = np.log(np.where(faces > 0, faces, mean) / mean)
+    reach = max(shape) ** 2  # a sink of conductance mean/reach drains a box of this size about as fast as its walls do
+    sinks = np.log1p(np.maximum(sink, 0.0).reshape(operator.shape) * (reach / mean))
+    stack = np.concatenate([logs, kinds, sinks[None], operator.free[None].astype(float)])
+    return stack.reshape(-1, *shape)
+
+
+def _forcing(operator: Operator, mean: float) -> tuple[np.ndarray, float, float]:
+    """(channels (FORCINGS, *shape), scale, reference value)."""
+    shape = operator.grid.shape
+    g, values, fluxes = _wall_sums(operator)
+    problem = operator.problem
+    loss = np.broadcast_to(np.asarray(problem.loss), shape).reshape(-1) * operator.volumes.reshape(-1)
+    surroundings = loss * np.broadcast_to(np.asarray(problem.ambient(0.0)), shape).reshape(-1)
+    held = float(g.sum() + loss.sum())
+    reference = float((values.sum() + surroundings.sum()) / held) if held > 0 else 0.0
+    sources = operator.forcing(0.0).reshape(-1) - values - fluxes - loss * reference
+    values = values - g * reference
+    n = max(shape)
+    parts = np.stack([sources * n**2, values, fluxes * n]) / mean
+    # Walls are 1/n of the cells: their weight n makes the norm that of the data per face, whatever the resolution.
+    scale = float(np.sqrt(np.mean(parts**2 * np.array([[1.0], [n], [n]]), axis=1).sum()))
+    # What is left of the values after taking off a reference they are all equal to is rounding, not data.
+    if np.abs(parts).max() <= 1e-13 * abs(reference) * max(g.max(initial=0.0) / mean, 1.0):
+        return np.zeros((FORCINGS, *shape)), 0.0, reference
+    return (parts / scale).reshape(FORCINGS, *shape), scale, reference
+
+
+def from_frames(times: np.ndarray, frames: np.ndarray) -> Fields:
+    """The fields of the first frames of trajectories whose coefficients are unknown.
+
+    Parameters
+    ----------
+    times
+        (n, k) or (k,), increasing; k >= 2.
+    frames
+        (n, k, *shape); NaN in cells that were not observed (voids, no sensor).
+
+    Raises
+    ------
+    ProblemError
+        For fewer than two frames, shapes that do not fit, times that do not increase, or values that are infinite.
+    """
+    frames = np.asarray(frames, dtype=np.float64)
+    if frames.ndim < 3 or frames.shape[1] < 2:
+        raise ProblemError(f"frames have shape {frames.shape}; give (n, k, *grid shape) with k >= 2 frames per trajectory.")
+    n, k = frames.shape[:2]
+    try:
+        times = np.broadcast_to(np.asarray(times, dtype=np.float64), (n, k))
+    except ValueError:
+        raise ProblemError(f"times have shape {np.shape(times)}; give ({k},) or ({n}, {k}), one per frame.") from None
+    steps = np.diff(times, axis=1)
+    if not (np.isfinite(times).all() and (steps > 0).all()):
+        raise ProblemError("the times of the frames must be finite and increase from frame to frame.")
+    seen = ~np.isnan(frames).any(axis=1, keepdims=True)
+    frames = np.where(seen, frames, 0.0)
+    if not np.isfinite(frames).all():
+        raise ProblemError("frames hold infinite values; give finite ones, and NaN where nothing was observed.")
+    column = (-1, 1) + (1,) * (frames.ndim - 2)
+    axes = tuple(range(1, frames.ndim))
+    scale = np.sqrt(np.sum(frames**2, axis=axes) / np.maximum(k * np.sum(seen, axis=axes), 1))
+    unit = frames / np.where(scale > 0, scale, 1.0).reshape(column)
+    span = (times[:, -1] - times[:, 0]).reshape(column)
+    rates = np.diff(unit, axis=1) / steps.reshape(n, k - 1, *column[2:]) * span
+    clock = np.broadcast_to(((times - times[:, :1]).reshape(n, k, *column[2:]) / span)[:, 1:-1], (n, max(k - 2, 0), *unit.shape[2:]))
+    forcing = np.concatenate([unit, rates, _extrapolated(unit, times)[:, None]], axis=1)
+    coefficients = np.concatenate([forcing, clock, seen], axis=1)
+    return Fields(coefficients.astype(np.float32), forcing.astype(np.float32), scale, np.zeros(n), directional=0)
+
+
+def _extrapolated(unit: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Where each trajectory would settle if its last two changes were one decaying exponential of the whole field.
+
+    One rate per trajectory, from the projection of the last change on the one before, is robust where pointwise rates
+    are not; a trajectory that does not slow down keeps its last frame.
+    """
+    if unit.shape[1] < 3:
+        return unit[:, -1]
+    steps = np.diff(times, axis=1)[:, -2:]
+    axes = tuple(range(1, unit.ndim - 1))
+    before = (unit[:, -2] - unit[:, -3]) / steps[:, 0].reshape((-1,) + (1,) * len(axes))
+    after = (unit[:, -1] - unit[:, -2]) / steps[:, 1].reshape((-1,) + (1,) * len(axes))
+    power = np.sum(before**2, axis=axes)
+    ratio = np.divide(np.sum(before * after, axis=axes), power, out=np.zeros_like(power), where=power > 0)
+    ratio = np.clip(ratio, 0.0, 0.95)
+    # rates fall by `ratio` between the midpoints of the two intervals: decay = -ln(ratio) / (distance of midpoints)
+    distance = steps.mean(axis=1)
+    decay = -np.log(np.maximum(ratio, 1e-6)) / distance
+    remaining = np.exp(-decay * steps[:, 1] / 2) / decay
+    return unit[:, -1] + after * remaining.reshape((-1,) + (1,) * len(axes))
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """A symmetry of the box: flip the axes in `flips`, then reorder them by `order`."""
+
+    flips: tuple[bool, ...]
+    order: tuple[int, ...]
+
+    def __call__(self, batch, directional: int = 0):
+        """Apply to a tensor (n, channels, *shape) of torch whose first `directional` channels belong to directions."""
+        ndim = len(self.flips)
+        turned = batch.flip([2 + a for a in range(ndim) if self.flips[a]]) if any(self.flips) else batch
+        turned = turned.permute(0, 1, *(2 + a for a in self.order))
+        if not directional:
+            return turned
+        old = [2 * a + (end ^ self.flips[a]) for a in self.order for end in (0, 1)]
+        blocks = [base + c for base in range(0, directional, 2 * ndim) for c in old]
+        return turned[:, blocks + list(range(directional, batch.shape[1]))]
+
+
+def symmetries(shape: tuple[int, ...]) -> list[Symmetry]:
+    """All symmetries of a box of that many cells per axis: flips, and reorderings of axes of equal length.
+
+    Conductances travel with the cells, so each is exact for any geometry: it only renumbers the graph. The identity is
+    the first.
+    """
+    ndim = len(shape)
+    orders = [o for o in permutations(range(ndim)) if all(shape[o[a]] == shape[a] for a in range(ndim))]
+    return [Symmetry(flips, order) for order in orders for flips in product((False, True), repeat=ndim)]

@@ -1,0 +1,49 @@
+"""The architectures: one file each, one line each in the registry.
+
+Every network is built as ``Network(coefficients, forcing, shape, **options)`` and called as
+``network(coefficients (n, C, *shape), forcing (n, R, *shape)) -> (n, 1, *shape)``, all float32 and free of units
+(`surrogate.fields`). Options have defaults; `build` refuses unknown ones.
+"""
+
+import inspect
+from difflib import get_close_matches
+
+from diffsim.errors import ProblemError
+from torch import nn
+
+from .layers import lay_out
+from .multigrid import MultigridNetwork
+
+MODELS: dict[str, type[nn.Module]] = {
+    "multigrid": MultigridNetwork,
+}
+
+
+def options_of(name: str) -> dict[str, object]:
+    """The options of a model and their defaults.
+
+    Raises
+    ------
+    ProblemError
+        For a name that is not in the registry.
+    """
+    if name not in MODELS:
+        near = get_close_matches(str(name), MODELS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ProblemError(f"model = {name!r} is not known.{hint} Known: {', '.join(MODELS)}.")
+    parameters = inspect.signature(MODELS[name].__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def build(name: str, coefficients: int, forcing: int, shape: tuple[int, ...], **options) -> nn.Module:
+    """A fresh network; weights follow torch's random generator.
+
+    Raises
+    ------
+    ProblemError
+        For an unknown model or option.
+    """
+    known = options_of(name)
+    if unknown := sorted(set(options) - set(known)):
+        raise ProblemError(f"model '{name}' has no option {', '.join(unknown)}; it has {', '.join(known)}.")
+    return lay_out(MODELS[name](coefficients, forcing, tuple(shape), **options), len(shape))

@@ -1,0 +1,56 @@
+"""Layers for 1, 2 and 3 dimensions that several architectures share."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_FORMAT = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+def conv(ndim: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> nn.Module:
+    """A convolution that keeps the shape at stride 1 (odd kernels) and divides it by an even stride equal to the kernel."""
+    padding = kernel // 2 if stride == 1 else 0
+    return _CONV[ndim](inputs, outputs, kernel, stride, padding, bias=bias)
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    """Every cell becomes 2^ndim cells of the same value: piecewise constant prolongation."""
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def laid_out(x: torch.Tensor) -> torch.Tensor:
+    """The tensor with its channels innermost, the order in which convolutions on CPUs are several times faster."""
+    form = _FORMAT.get(x.ndim - 2)
+    return x.contiguous(memory_format=form) if form else x.contiguous()
+
+
+def lay_out(module: nn.Module, ndim: int) -> nn.Module:
+    """The module with its kernels stored as `laid_out` stores fields."""
+    form = _FORMAT.get(ndim)
+    return module.to(memory_format=form) if form else module
+
+
+def scaled_normal_(weight: torch.Tensor, gain: float) -> None:
+    """Normal weights whose output has `gain` times the standard deviation of their input."""
+    nn.init.normal_(weight, 0.0, gain / math.sqrt(weight[0].numel()))
+
+
+def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Cells of zeros (not active, nothing flows) at the high ends, so that every axis divides by `multiple`."""
+    pads: list[int] = []
+    for n in reversed(x.shape[2:]):
+        pads += [0, -n % multiple]
+    return functional.pad(x, pads) if any(pads) else x
+
+
+def crop(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The first cells of each axis: undoes `pad_to_multiple`."""
+    return x[(slice(None), slice(None), *(slice(n) for n in shape))]
+
+
+def levels_for(shape: tuple[int, ...], most: int, coarsest: int = 4) -> int:
+    """How often a grid can be halved, plus one, with at least `coarsest` cells left on its shortest axis."""
+    return max(1, min(most, 1 + int(math.log2(max(1, min(shape) / coarsest)))))
