@@ -105,7 +105,8 @@ def energy_bound(operator, candidate, steps: int = 0) -> Bound:
     relative = l2 / (norm * slack - l2) if l2 < norm * slack else math.inf
     if math.isnan(energy) or math.isnan(l2):
         return _nothing(improved, steps)
-    return Bound(lower * unit, energy * unit, l2 * unit, relative, linf * unit, used, operator.unpad(corrected * unit))
+    lower, energy, l2, linf = (float(x * unit) for x in (lower, energy, l2, linf))
+    return Bound(lower, energy, l2, float(relative), linf, used, operator.unpad(corrected * unit))
 
 
 # --- the discrete system --------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ class _System:
         self.periodic = operator.periodic
         self.volumes = np.where(self.free, operator.pad(np.ascontiguousarray(operator.grid.volumes)), 1.0)
         self.mass = operator.mass
-        self.labels, self.n_components, anchored = operator.components
+        self.labels, self.n_components, anchored = _components(operator)
         self.floating = np.flatnonzero(~np.asarray(anchored, dtype=bool))
         self.degree = self.diagonal.copy()  # the diagonal of K
         for axis, g in enumerate(self.conductances):
@@ -214,6 +215,14 @@ def _system(operator) -> _System:
         system = _systems[operator] = _System(operator)
         system.operator = _Borrowed(operator)
     return system
+
+
+def _components(operator):
+    """`operator.components`, without the search where every pair of neighbours is linked."""
+    linked = (_inner(g, a, p) for a, (g, p) in enumerate(zip(operator.conductances, operator.periodic, strict=True)))
+    if operator.all_free and all((g > 0).all() for g in linked if g.size):
+        return np.zeros(operator.shape, dtype=np.int32), 1, np.array([bool((operator.diagonal > 0).any())])
+    return operator.components
 
 
 class _Borrowed:

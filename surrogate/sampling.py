@@ -70,7 +70,7 @@ class Spec:
     source: str = "one"
     sides: str = "zero"
     frames: int = 0
-    window: float = 0.3
+    window: float = 0.5
     sensors: int = 0
     noise: float = 0.0
 
