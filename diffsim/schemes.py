@@ -133,11 +133,14 @@ class ButcherTableau:
 
     @cached_property
     def stage_order(self) -> int:
-        """Largest q with ``A c^(k-1) = c^k / k`` for k <= q: the order that stiff, time-dependent data leave."""
+        """Largest q such that stages and weights integrate ``t^(k-1)`` exactly for k <= q.
+
+        This is the order that stiff problems with time-dependent data leave of the method (Hairer & Wanner II, IV.15).
+        """
+        rows = np.vstack([self.A, self.b])
+        ends = np.append(self.c, 1.0)
         order = 0
-        while order < 5 and np.allclose(
-            self.A @ self.c**order, self.c ** (order + 1) / (order + 1), rtol=0, atol=1e-13
-        ):
+        while order < 5 and np.allclose(rows @ self.c**order, ends ** (order + 1) / (order + 1), rtol=0, atol=1e-13):
             order += 1
         return order
 
@@ -240,11 +243,13 @@ class Recurrence:
         """``R(z)`` by running the recurrence, stable at any degree; real input gives real output."""
         z = np.asarray(z)
         z = z.astype(complex if np.iscomplexobj(z) else float)
+        # in the differences Y_j - Y_0: exact at z = 0, and accurate relative to z near it
         with np.errstate(all="ignore"):
-            before, now = np.ones_like(z), 1.0 + (self.mu_t[1] * z if len(self.mu) > 1 else 0.0 * z)
+            before, now = np.zeros_like(z), self.mu_t[1] * z
             for j in range(2, len(self.mu)):
-                fixed = 1.0 - self.mu[j] - self.nu[j] + self.gamma_t[j] * z
-                before, now = now, (self.mu[j] + self.mu_t[j] * z) * now + self.nu[j] * before + fixed
+                rates = (self.mu_t[j] * (1.0 + now) + self.gamma_t[j]) * z
+                before, now = now, self.mu[j] * now + self.nu[j] * before + rates
+            now = 1.0 + now
             if self.finish:
                 sigma, tau = self.finish
                 now = now * (1.0 + z * (2.0 * sigma + tau * z))
@@ -259,7 +264,7 @@ class Recurrence:
             return out
 
         one = np.eye(1, terms)[0]
-        before, now = one, one + (self.mu_t[1] * times_z(one) if len(self.mu) > 1 else 0.0)
+        before, now = one, one + self.mu_t[1] * times_z(one)
         for j in range(2, len(self.mu)):
             fixed = (1.0 - self.mu[j] - self.nu[j]) * one + self.gamma_t[j] * times_z(one)
             before, now = now, self.mu[j] * now + self.mu_t[j] * times_z(now) + self.nu[j] * before + fixed

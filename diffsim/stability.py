@@ -17,7 +17,7 @@ import numpy as np
 
 from .data import number
 from .errors import ProblemError, StabilityError
-from .operator import Operator, SpectralBound, discretize
+from .operator import Operator, discretize
 from .problem import OfGradient, OfState, OfTime, Problem
 from .schemes import SCHEMES, Scheme, Stabilized, scheme_of, within
 
@@ -25,7 +25,7 @@ __all__ = ["Verdict", "allowed_step", "check_step", "mesh_fourier", "positive_st
 
 _BOUND_TEXT = {
     "exact": "exact, in closed form",
-    "gershgorin": "upper bound by Gershgorin's circles; tighten=True sharpens it",
+    "gershgorin": "upper bound by Gershgorin's circles",
     "collatz": "upper bound by Collatz' quotients",
 }
 
@@ -150,7 +150,7 @@ def stability(
     """
     operator = _operator(problem, u, t)
     step = None if dt is None else _checked_dt(dt)
-    bound = _bound(operator, tighten)
+    bound = operator.spectral_bound(sharp=tighten)
     rho = bound.value
     fourier_per_dt = mesh_fourier(operator)
     notes = _notes(operator)
@@ -203,9 +203,7 @@ def check_step(operator: Operator, scheme: Scheme, dt: float, stages: int | None
         If dt is not a positive finite number.
     """
     dt = _checked_dt(dt)
-    if within(dt, allowed_step(operator, scheme, stages)):
-        return
-    bound = _bound(operator, sharp=True)
+    bound = operator.spectral_bound()
     limit = _limit(scheme, bound.value, stages)
     if within(dt, limit):
         return
@@ -268,12 +266,6 @@ def _operator(problem: Problem | Operator, u: Any, t: float) -> Operator:
             "Give one: stability(problem, ..., u=initial)."
         )
     return discretize(problem, t, u)
-
-
-def _bound(operator: Operator, sharp: bool) -> SpectralBound:
-    """The smallest bound at hand: where all rows are alike Gershgorin's is exact and needs no rounding allowance."""
-    plain = operator.spectral_bound()
-    return min(plain, operator.spectral_bound(sharp=True), key=lambda bound: bound.value) if sharp else plain
 
 
 def _checked_dt(dt: Any) -> float:
