@@ -1,4 +1,4 @@
-"""Memory and disk: what there is, and whether a request fits, decided before any of it is taken."""
+"""Cores, memory and disk: what there is, and whether a request fits, decided before any of it is taken."""
 
 import math
 import os
@@ -17,6 +17,16 @@ def readable(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.3g} {unit}"
         size /= 1024
     raise AssertionError("unreachable")
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, and the control group's share where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no control group, or "max": no limit
+        return cores
 
 
 def memory_available() -> int:
@@ -115,7 +125,7 @@ def require_disk(folder, needed: int, what: str) -> None:
         )
 
 
-def simulation_bytes(cells: int, frames: int, implicit: bool = False) -> int:
-    """Memory that a run takes at its peak, estimated: coefficients and work arrays per cell, and the saved frames."""
-    arrays = 30 if implicit else 18  # conductances, masses, walls, forcing, stages; multigrid adds its hierarchy
-    return 8 * cells * (arrays + frames)
+def simulation_bytes(cells: int, frames: int, uniform: bool = False) -> int:
+    """Memory that a run takes at its peak, estimated: arrays per cell of operator and stepper, and the saved frames."""
+    arrays = 6 if uniform else 20
+    return 8 * cells * (arrays + 2 * frames)  # the frames are collected, then stacked
