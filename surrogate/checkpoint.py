@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
 from diffsim import store
 from diffsim.errors import ProblemError, StoreError
-from torch import nn
 
 from . import fields as encoding
 from . import models

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import permutations, product
 
 import numpy as np
+
 from diffsim.errors import ProblemError
 from diffsim.operator import Operator, discretize
 from diffsim.problem import Problem

@@ -13,8 +13,9 @@ from difflib import get_close_matches
 
 import numpy as np
 import torch
-from diffsim.errors import ProblemError
 from torch.optim import Optimizer
+
+from diffsim.errors import ProblemError
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
 from diffsim.errors import ConvergenceError, ProblemError, StoreError
 from diffsim.threads import available_cores
-from torch import nn
 
 from . import fields as encoding
 from . import models, monitors

@@ -8,14 +8,23 @@ Every network is built as ``Network(coefficients, forcing, shape, **options)`` a
 import inspect
 from difflib import get_close_matches
 
-from diffsim.errors import ProblemError
 from torch import nn
 
+from diffsim.errors import ProblemError
+
+from .deeponet import DeepONetwork
+from .fno import FourierNetwork
 from .layers import lay_out
 from .multigrid import MultigridNetwork
+from .resnet import ResidualNetwork
+from .unet import UNetwork
 
 MODELS: dict[str, type[nn.Module]] = {
     "multigrid": MultigridNetwork,
+    "fno": FourierNetwork,
+    "unet": UNetwork,
+    "resnet": ResidualNetwork,
+    "deeponet": DeepONetwork,
 }
 
 

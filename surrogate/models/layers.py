@@ -1,10 +1,13 @@
 """Layers for 1, 2 and 3 dimensions that several architectures share."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from diffsim.errors import ProblemError
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _FORMAT = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -54,3 +57,43 @@ def crop(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 def levels_for(shape: tuple[int, ...], most: int, coarsest: int = 4) -> int:
     """How often a grid can be halved, plus one, with at least `coarsest` cells left on its shortest axis."""
     return max(1, min(most, 1 + int(math.log2(max(1, min(shape) / coarsest)))))
+
+
+NORMALISATIONS = ("none", "batch", "layer", "instance", "group", "weight", "spectral", "standardised")
+
+
+class Standardised(nn.Module):
+    """Activations of the whole layer, over channels and cells of each item, to mean 0 and variance 1; nothing learned."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Same shape."""
+        return functional.layer_norm(x, x.shape[1:])
+
+
+def normalisation(kind: str, ndim: int, width: int) -> nn.Module:
+    """What follows a convolution of `width` channels; "weight" and "spectral" act on the convolution instead."""
+    batch = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[ndim]
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "batch": lambda: batch(width),
+        "layer": lambda: nn.GroupNorm(1, width),
+        "instance": lambda: nn.GroupNorm(width, width),
+        "group": lambda: nn.GroupNorm(math.gcd(8, width), width),
+        "standardised": Standardised,
+    }
+    return makers.get(kind, nn.Identity)()
+
+
+def normalised_conv(kind: str, ndim: int, inputs: int, outputs: int, **options) -> nn.Module:
+    """A convolution, its kernel weight- or spectrally normalised where `kind` says so, and what follows it otherwise."""
+    layer = conv(ndim, inputs, outputs, **options)
+    if kind == "weight":
+        return nn.utils.parametrizations.weight_norm(layer)
+    if kind == "spectral":
+        return nn.utils.parametrizations.spectral_norm(layer)
+    return nn.Sequential(layer, normalisation(kind, ndim, outputs))
+
+
+def check_choice(model: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse an option that is not one of `allowed`."""
+    if value not in allowed:
+        raise ProblemError(f"model '{model}': {name} = {value!r} is not known; choose one of {', '.join(allowed)}.")

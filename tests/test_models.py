@@ -1,0 +1,283 @@
+"""What every architecture promises for any weights: shapes, exact equivariances, files that read back the same."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse.linalg import spsolve
+
+from diffsim import Dirichlet, Grid, Neumann, PerAxis, Problem, Robin, Tensor
+from diffsim.errors import ProblemError, StoreError
+from diffsim.operator import discretize
+from surrogate import fields, models
+from surrogate.checkpoint import MODEL, Card, Surrogate, load
+
+every_model = pytest.mark.parametrize("name", models.MODELS)
+
+# small enough to build quickly; the property must hold for any size
+SMALL = {
+    "multigrid": {"width": 6, "cycles": 2, "levels": 2, "depth": 1, "coarse": 1},
+    "fno": {"width": 6, "layers": 2, "modes": 3},
+    "unet": {"width": 4, "levels": 2, "normalisation": "batch"},
+    "resnet": {"width": 6, "blocks": 2, "normalisation": "spectral"},
+    "deeponet": {"width": 4, "basis": 8, "levels": 2},
+}
+
+
+def surrogate(name, shape=(12, 12), seed=0):
+    torch.manual_seed(seed)
+    card = Card(name, SMALL[name], "coefficients", fields.channels(len(shape)), fields.FORCINGS, shape)
+    return Surrogate(card, card.build())
+
+
+def plate(c=1.0, s=1.0, shift=0.0, shape=(12, 12), source=1.0, seed=0):
+    """All kinds of sides at once: D, h and b times c; sources and fluxes times s; values times s / c, plus a shift."""
+    rng = np.random.default_rng(seed)
+    return Problem(
+        Grid(shape=shape, lengths=(1.0, 1.5)),
+        diffusivity=c * np.exp(rng.normal(size=shape)),
+        source=s * source * rng.normal(size=shape),
+        loss=c * 0.7,
+        ambient=0.4 * s / c + shift,
+        boundary={
+            "x-": Dirichlet(2.0 * s / c + shift),
+            "x+": Robin(h=3.0 * c, ambient=-1.0 * s / c + shift),
+            "y-": Neumann(0.5 * s),
+        },
+    )
+
+
+@every_model
+@pytest.mark.parametrize("shape", [(13,), (12, 12), (9, 14), (6, 7, 8)], ids=str)
+def test_a_network_answers_in_the_shape_of_the_grid(name, shape):
+    torch.manual_seed(0)
+    network = models.build(name, fields.channels(len(shape)), 3, shape, **SMALL[name]).eval()
+    with torch.no_grad():
+        out = network(torch.randn(2, fields.channels(len(shape)), *shape), torch.randn(2, 3, *shape))
+    assert out.shape == (2, 1, *shape)
+    assert torch.isfinite(out).all()
+
+
+@every_model
+def test_scaling_the_problem_scales_the_answer(name):
+    model = surrogate(name)
+    u = model.fields([plate()])[0]
+    for c, s in ((7.3e5, 1.0), (1.0, 3.1e-6), (2.7e-4, 5.9e3)):
+        np.testing.assert_allclose(model.fields([plate(c, s)])[0] / (s / c), u, rtol=0, atol=1e-5 * np.abs(u).max())
+
+
+@every_model
+def test_shifting_all_values_shifts_the_answer(name):
+    model = surrogate(name)
+    u = model.fields([plate()])[0]
+    np.testing.assert_allclose(model.fields([plate(shift=40.0)])[0] - 40.0, u, rtol=0, atol=1e-5 * np.abs(u).max())
+
+
+@every_model
+def test_equal_values_all_around_are_answered_exactly(name):
+    grid = Grid(shape=(12, 12), lengths=(1.0, 1.0))
+    problem = Problem(grid, diffusivity=2.0, boundary={"x": Dirichlet(300.15), "y-": Robin(h=2.0, ambient=300.15)})
+    np.testing.assert_allclose(surrogate(name).fields([problem])[0], 300.15, rtol=1e-13)
+
+
+def test_the_multigrid_network_is_linear_in_the_right_hand_side():
+    model = surrogate("multigrid")
+
+    def answer(source, left):
+        grid = Grid(shape=(12, 12), lengths=(1.0, 1.0))
+        d = np.exp(np.random.default_rng(1).normal(size=grid.shape))
+        sides = {"x-": Dirichlet(left), "x+": Dirichlet(-left), "y-": Neumann(left)}
+        return model.fields([Problem(grid, diffusivity=d, source=source, boundary=sides)])[0]
+
+    f = np.random.default_rng(2).normal(size=(12, 12))
+    together = answer(3 * f, -2.0)
+    np.testing.assert_allclose(together, 3 * answer(f, 0.0) - 2 * answer(0.0, 1.0), atol=2e-5 * np.abs(together).max())
+
+
+@pytest.mark.parametrize("problem", [plate(), plate(shift=5.0, shape=(9, 14))])
+def test_coefficients_and_forcing_determine_the_equilibrium(problem):
+    """K and F rebuilt from the channels alone give the equilibrium back: nothing is lost on the way."""
+    inputs = fields.from_problems([problem])
+    shape, n = problem.grid.shape, max(problem.grid.shape)
+    c, f = inputs.coefficients[0].astype(float), inputs.forcing[0].astype(float)
+    index = np.arange(np.prod(shape)).reshape(shape)
+    matrix = np.diag(np.expm1(c[8].ravel()) / n**2)
+    for axis in range(2):
+        for end, step in ((0, -1), (1, 1)):
+            g = np.where(c[4 + 2 * axis + end] < 0, 0.0, np.exp(c[2 * axis + end]))
+            for cell in np.ndindex(shape):
+                other = list(cell)
+                other[axis] += step
+                i = index[cell]
+                matrix[i, i] += g[cell]
+                if 0 <= other[axis] < shape[axis]:
+                    matrix[i, index[tuple(other)]] -= g[cell]
+    rhs = f[0] / n**2 + f[1] + f[2] / n
+    u = inputs.physical(np.linalg.solve(matrix, rhs.ravel()).reshape(1, 1, *shape))[0]
+    operator = discretize(problem)
+    exact = spsolve(operator.matrix().tocsc(), operator.forcing(0.0).ravel()).reshape(shape)
+    np.testing.assert_allclose(u, exact, rtol=0, atol=1e-4 * np.abs(exact).max())  # float32 channels
+    np.testing.assert_allclose(inputs.physical(inputs.normalised(exact[None])[:, :])[0], exact, atol=1e-5 * np.abs(exact).max())
+
+
+def test_a_symmetry_of_the_fields_is_the_symmetry_of_the_problem():
+    rng = np.random.default_rng(0)
+    d, f = np.exp(rng.normal(size=(2, 8, 8)))
+    sides = {"x-": Dirichlet(1.0), "x+": Neumann(2.0), "y-": Robin(h=3.0), "y+": Neumann(0.0)}
+    moved_to = {  # flip x, then swap the axes: where each side ends up
+        "x-": "y+", "x+": "y-", "y-": "x-", "y+": "x+",
+    }  # fmt: skip
+    grid = Grid(shape=(8, 8), lengths=(1.0, 1.0))
+    turn = lambda a: a[::-1].T  # noqa: E731
+    turned = Problem(grid, diffusivity=turn(d), source=turn(f), boundary={moved_to[k]: v for k, v in sides.items()})
+    symmetry = fields.Symmetry(flips=(True, False), order=(1, 0))
+    before = fields.from_problems([Problem(grid, diffusivity=d, source=f, boundary=sides)])
+    after = fields.from_problems([turned])
+    got = symmetry(torch.from_numpy(before.coefficients), before.directional).numpy()
+    np.testing.assert_allclose(got, after.coefficients, atol=1e-6)
+    np.testing.assert_allclose(symmetry(torch.from_numpy(before.forcing)).numpy(), after.forcing, atol=1e-6)
+
+
+def test_boxes_have_as_many_symmetries_as_geometry_allows():
+    assert [len(fields.symmetries(s)) for s in ((5,), (4, 4), (4, 5), (3, 3, 3), (3, 3, 4))] == [2, 8, 4, 48, 16]
+
+
+def test_voids_and_held_cells_are_left_to_the_problem():
+    grid = Grid(shape=(12, 12), lengths=(1.0, 1.0))
+    active = np.ones(grid.shape, bool)
+    active[3:5, 4] = False
+    held = np.zeros(grid.shape, bool)
+    held[8, 8] = True
+    problem = Problem(grid, diffusivity=1.0, active=active, fixed=(held, 7.0), boundary={"x-": Dirichlet(1.0)})
+    u = surrogate("multigrid").fields([problem])[0]
+    assert np.isnan(u[~active]).all()
+    assert np.isfinite(u[active]).all()
+    assert u[8, 8] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"diffusivity": Tensor(1.0, 0.2, 1.0)}, "tensor"),
+        ({"source": lambda t: t}, "changes with t"),
+    ],
+    ids=["tensor", "moving"],
+)
+def test_what_has_no_fields_is_refused_in_words(change, message):
+    grid = Grid(shape=(12, 12), lengths=(1.0, 1.0))
+    with pytest.raises(ProblemError, match=message):
+        surrogate("multigrid").fields([Problem(grid, **{"diffusivity": 1.0, **change})])
+
+
+def test_anisotropy_is_seen():
+    grid = Grid(shape=(12, 12), lengths=(1.0, 1.0))
+    inputs = fields.from_problems([Problem(grid, diffusivity=PerAxis(4.0, 1.0), boundary={"x": Dirichlet(1.0)})])
+    inner = inputs.coefficients[0, :4, 5, 5]
+    np.testing.assert_allclose(inner[0] - inner[2], np.log(4.0), rtol=1e-6)
+
+
+def test_the_answer_does_not_depend_on_the_batch():
+    model = surrogate("multigrid")
+    problems = [plate(seed=i) for i in range(5)]
+    alone = np.concatenate([model.fields([p]) for p in problems])
+    np.testing.assert_allclose(model.fields(problems, batch=3), alone, rtol=0, atol=1e-6 * np.abs(alone).max())
+
+
+# --- frames ------------------------------------------------------------------------------------------------------------
+
+
+def decaying(rate=3.0, shape=(8, 8), k=5, seed=0):
+    rng = np.random.default_rng(seed)
+    rest, start = rng.normal(size=(2, *shape))
+    t = np.linspace(0.0, 0.6, k)
+    return t, rest + (start - rest) * np.exp(-rate * t)[:, None, None], rest
+
+
+def test_one_decaying_mode_is_extrapolated_to_its_end():
+    """Midpoint rates of an exponential are off by (rate * interval)^2 / 24."""
+    t, frames, rest = decaying(rate=1.0)
+    inputs = fields.from_frames(t[None], frames[None])
+    guess = inputs.physical(inputs.forcing[:, -1:])[0]
+    before = np.abs(frames[-1] - rest).max()
+    assert np.abs(guess - rest).max() < 0.01 * before
+
+
+def test_scaling_frames_or_time_changes_nothing_that_the_network_sees():
+    t, frames, _ = decaying()
+    one, other = fields.from_frames(t[None], frames[None]), fields.from_frames(60 * t[None] + 5, -3e4 * frames[None])
+    np.testing.assert_allclose(other.forcing, -one.forcing, atol=1e-5)
+    assert other.scale[0] == pytest.approx(3e4 * one.scale[0])
+
+
+def test_frames_that_were_not_observed_are_masked():
+    t, frames, _ = decaying()
+    frames[:, 2, 3] = np.nan
+    inputs = fields.from_frames(t[None], frames[None])
+    assert inputs.coefficients[0, -1].sum() == 63
+    assert np.isfinite(inputs.coefficients).all()
+
+
+@pytest.mark.parametrize(
+    ("times", "k", "message"), [([0.0, 0.1, 0.1], 3, "increase"), ([0.0, 0.1], 3, "one per frame"), ([0.0], 1, "k >= 2")]
+)
+def test_bad_times_are_refused(times, k, message):
+    with pytest.raises(ProblemError, match=message):
+        fields.from_frames(np.array(times), np.zeros((1, k, 4, 4)))
+
+
+# --- files --------------------------------------------------------------------------------------------------------------
+
+
+@every_model
+def test_a_saved_model_predicts_the_same_bits(name, tmp_path):
+    model = surrogate(name)
+    again = load(model.save(tmp_path / "model"))
+    assert again.card == model.card
+    np.testing.assert_array_equal(again.fields([plate()]), model.fields([plate()]))
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    path = surrogate("fno").save(tmp_path) / MODEL
+    data = bytearray(path.read_bytes())
+    for place in np.random.default_rng(0).integers(0, len(data), 40):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << int(place) % 8
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError):
+            load(tmp_path)
+
+
+def test_weights_of_another_architecture_are_listed(tmp_path):
+    from diffsim import store
+
+    path = surrogate("multigrid").save(tmp_path) / MODEL
+    arrays, record = store.read_safetensors(path)
+    arrays["head.weight"] = arrays["head.weight"][:, :2]
+    arrays["tail.weight"] = arrays.pop("lift.weight")
+    store.write_safetensors(path, arrays, record)
+    with pytest.raises(StoreError, match=r"missing lift.weight; unexpected tail.weight; head.weight is float32 \(1, 2, 3, 3\)"):
+        load(tmp_path)
+    with pytest.raises(StoreError, match="does not exist"):
+        load(tmp_path / "nowhere")
+
+
+def test_unknown_models_and_options_are_answered_with_what_exists():
+    with pytest.raises(ProblemError, match="Did you mean 'multigrid'"):
+        models.build("multigird", 10, 3, (8, 8))
+    with pytest.raises(ProblemError, match="it has width, layers"):
+        models.build("fno", 10, 3, (8, 8), modus=3)
+    with pytest.raises(ProblemError, match="choose one of none, batch"):
+        models.build("unet", 10, 3, (8, 8), normalisation="bath")
+
+
+def test_the_lipschitz_bound_of_a_spectrally_normalised_network_holds():
+    torch.manual_seed(0)
+    network = models.build("resnet", 10, 3, (12, 12), **SMALL["resnet"])
+    for _ in range(30):  # the power iterations of the normalisation settle while training
+        network(torch.randn(1, 10, 12, 12), torch.randn(1, 3, 12, 12))
+    network.eval()
+    bound = network.lipschitz()
+    x, y = torch.randn(2, 8, 13, 12, 12)
+    with torch.no_grad():
+        change = (network(x[:, :10], x[:, 10:]) - network(y[:, :10], y[:, 10:])).flatten(1).norm(dim=1)
+    assert (change <= bound * (x - y).flatten(1).norm(dim=1)).all()
+    assert models.build("resnet", 10, 3, (8, 8), normalisation="batch").lipschitz() == float("inf")
