@@ -548,8 +548,7 @@ class Operator:
                     f"the side {side} radiates, which depends on u: give the state, discretize(problem, u=field)."
                 )
             wall = Wall(side, cells, area, half, np.zeros_like(area), places, value, flux)
-            inside, outside = np.ravel(self._field)[cells], wall.data_at(value, self.t)
-            h = h * (inside**2 + outside**2) * (inside + outside)
+            h = _radiative_coefficient(h, half / area, np.ravel(self._field)[cells], wall.data_at(value, self.t))
         with np.errstate(divide="ignore", invalid="ignore"):
             g = np.where(half > 0, 1 / (1 / (np.asarray(h) * area) + 1 / half), 0.0)  # h = inf: g = half; h = 0: g = 0
         return Wall(side, cells, area, half, g, places, value, flux)
@@ -825,6 +824,20 @@ class Operator:
 def discretize(problem: Problem, t: float = 0.0, u: np.ndarray | None = None) -> Operator:
     """The operator of `problem` at time `t`; for D(u), D(|grad u|) and radiating sides at the field `u` (grid shape)."""
     return Operator(problem, t, u)
+
+
+def _radiative_coefficient(strength, half, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """h with ``h (wall - outside) = strength (wall^4 - outside^4)`` at the wall value that the cell value `inside` implies.
+
+    The wall value solves ``half (inside - wall) = strength (wall^4 - outside^4)``: monotone and convex, so Newton from
+    above converges without safeguards.
+    """
+    wall = np.maximum(inside, outside)
+    for _ in range(30):
+        slope = half + 4 * strength * wall**3
+        excess = half * (wall - inside) + strength * (wall**4 - outside**4)
+        wall = wall - np.divide(excess, slope, out=np.zeros_like(wall), where=slope > 0)
+    return strength * (wall**2 + outside**2) * (wall + outside)
 
 
 def _slice(x: np.ndarray, axis: int, start, stop) -> np.ndarray:

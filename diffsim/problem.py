@@ -124,19 +124,24 @@ class Problem:
                         part.terms(side, shape)
 
     @property
-    def linear(self) -> bool:
-        """D, the sides and the sources do not depend on u."""
+    def follows_state(self) -> bool:
+        """D or a radiating side depends on u: the operator changes as the state does."""
         radiates = any(
             part.kind == "radiation"
             for what in self.boundary.values()
             for part in (what, getattr(what, "default", what), *(p for _, p in getattr(what, "patches", ())))
         )
-        return not isinstance(self.diffusivity, OfState | OfGradient) and self.reaction is None and not radiates
+        return radiates or isinstance(self.diffusivity, OfState | OfGradient)
 
     @property
     def steady_coefficients(self) -> bool:
-        """D does not depend on t or u: one operator serves the whole run."""
-        return self.linear and not isinstance(self.diffusivity, OfTime)
+        """D and the sides depend neither on t nor on u: one operator serves the whole run."""
+        return not self.follows_state and not isinstance(self.diffusivity, OfTime)
+
+    @property
+    def linear(self) -> bool:
+        """Nothing depends on u."""
+        return not self.follows_state and self.reaction is None
 
     def with_(self, **changes) -> "Problem":
         """The same problem with some arguments changed."""

@@ -48,18 +48,15 @@ class System:
 
     def __init__(self, problem: Problem, start: np.ndarray, t: float = 0.0):
         self.problem = problem
-        self.steady = problem.steady_coefficients
-        self.first = discretize(problem, t, None if problem.linear else start)
+        self.steady = problem.steady_coefficients and problem.reaction is None
+        self.first = discretize(problem, t, start if problem.follows_state else None)
         self.counts = Counts()
 
     def at(self, t: float, u: np.ndarray) -> Operator:
         """The operator at time t and padded state u."""
-        if self.steady:
+        if self.problem.steady_coefficients:
             return self.first
-        field = None
-        if not self.problem.linear:
-            field = self.first.leave(u)
-        return discretize(self.problem, t, field)
+        return discretize(self.problem, t, self.first.leave(u) if self.problem.follows_state else None)
 
     def entered(self, operator: Operator, u: np.ndarray, t: float) -> float:
         """sum_i (F_i - w_i u_i): flow through walls, sources and losses into the free cells."""
@@ -424,7 +421,7 @@ class _CrossSolver:
             alpha = rho / float((p * q).sum())
             x += alpha * p
             r -= alpha * q
-        return Solve(x=x, iterations=iteration, residual=norm * tol / target, converged=norm <= target)
+        return Solve(x=x, iterations=iteration, residual=norm * tol / target, converged=norm <= target, rounding=0.0)
 
 
 class ImplicitStepper(Stepper):
@@ -500,19 +497,12 @@ class PicardStepper(Stepper):
             new = u + ShiftedSolver(operator, self.counts).solve(shift, rhs, guess=stage - u)
             change, size = self.system.rms(new - stage), self.system.rms(new)
             stage = new
-            if change <= PICARD_TOLERANCE * max(size, 1e-300) or (self.problem_linear and change == 0):
-                return stage, operator
-            if self.problem_linear:
-                return stage, operator
+            if self.system.problem.linear or change <= PICARD_TOLERANCE * max(size, 1e-300):
+                return stage, operator  # where only time moves D, one solve is the answer
         raise ConvergenceError(
             f"the nonlinear stage still changes by {change / max(size, 1e-300):.1e} (relative) after {self.most} Picard iterations; "
             "take a smaller step, or an explicit scheme (rkl2)."
         )
-
-    @cached_property
-    def problem_linear(self) -> bool:
-        """Only time moves D: one solve is the answer."""
-        return self.system.problem.linear
 
 
 class Bdf2Stepper(Stepper):
