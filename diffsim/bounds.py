@@ -253,7 +253,10 @@ def _enclose(system: _System, v, forcing, steps: int):
         return None
     u = v
     if steps:
-        preconditioner = way if way.contrast <= _MILD else system.general()
+        preconditioner = way
+        if way.contrast > _MILD:
+            preconditioner = system.general()
+            way.lowest = max(way.lowest, preconditioner.lowest)  # both are proved; the contrast weakens the first
         u = v + _conjugate_gradients(system, preconditioner, r, steps)
         r = system.residual(u, forcing)
     d = u - v
