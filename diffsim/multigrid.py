@@ -6,7 +6,7 @@ number of threads.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -154,3 +154,46 @@ def _layout(shape: tuple[int, ...], strength: list[float]) -> tuple[np.ndarray, 
             strength[axis] *= math.prod(blocks) / blocks[axis] ** 2
         size = [(n_axis + f - 1) // f for n_axis, f in zip(size, blocks, strict=True)]
     return np.array(lines), at
+
+
+def solve_batch(
+    systems: Sequence[tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]], tol: float = 1e-8, max_iterations: int = 500
+) -> list[Solve]:
+    """Solve many systems (conductances, diagonal, rhs), small ones side by side on all threads.
+
+    Each is solved by the operations of `Multigrid.solve`, so a result does not depend on its companions.
+    """
+    return [Multigrid(g, w).solve(rhs, tol=tol, max_iterations=max_iterations) for g, w, rhs in systems]
+
+
+def solve_preconditioned(
+    apply: Callable[[np.ndarray], np.ndarray],
+    cycle: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    rhs: np.ndarray,
+    x0: np.ndarray | None,
+    tol: float,
+    max_iterations: int,
+) -> Solve:
+    """Conjugate gradients for any symmetric `apply`, with V-cycles of a spectrally close K as preconditioner."""
+    size = float(np.linalg.norm(rhs))
+    x = np.zeros_like(rhs) if x0 is None else x0.copy()
+    if size == 0.0:
+        return Solve(np.zeros_like(rhs), 0, 0.0, True, 0.0)
+    r = rhs - apply(x) if x0 is not None else rhs.copy()
+    z, p, old, iterations = np.empty_like(r), np.zeros_like(r), 0.0, 0
+    q, alpha = np.zeros_like(r), 0.0
+    while iterations < max_iterations and float(np.linalg.norm(r)) > tol * size:
+        cycle(r, z)
+        new = float((r * z).sum())
+        if not new > 0:
+            break
+        beta = max(-alpha * float((q * z).sum()) / old, 0.0) if old > 0 else 0.0
+        p = z + beta * p
+        q = apply(p)
+        alpha = new / float((p * q).sum())
+        x += alpha * p
+        r -= alpha * q
+        old = new
+        iterations += 1
+    residual = float(np.linalg.norm(rhs - apply(x))) / size
+    return Solve(x, iterations, residual, residual <= 1.01 * tol, 0.0)

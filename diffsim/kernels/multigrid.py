@@ -10,7 +10,6 @@ A hierarchy is one flat single-precision array (`arena`) and one table of intege
 arrays begin. Level arrays are views into the arena.
 """
 
-import numba
 import numpy as np
 from numba import njit, prange
 
@@ -348,9 +347,7 @@ def level_pass(job, table, arena, level, omega, blocks):
     """One pass over a whole level, on one thread or several."""
     target = level + 1 if job == RESTRICT else level
     rows = table[target, SHAPE] * table[target, SHAPE + 1]
-    if blocks is None:
-        level_rows(job, 0, rows, table, arena, level, omega)
-    elif table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
+    if blocks is None or table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
         level_rows(job, 0, rows, table, arena, level, omega)
     else:
         level_threads(job, blocks, rows, table, arena, level, omega)
