@@ -8,6 +8,7 @@ on [-x, 0]. So ``dt <= real_limit / bound`` keeps every mode from growing.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Context, Decimal
 from pathlib import Path
@@ -21,7 +22,16 @@ from .operator import Operator, discretize
 from .problem import OfGradient, OfState, OfTime, Problem
 from .schemes import SCHEMES, Scheme, Stabilized, scheme_of, within
 
-__all__ = ["Verdict", "allowed_step", "check_step", "mesh_fourier", "positive_step", "stability"]
+__all__ = [
+    "Spectrum",
+    "Verdict",
+    "allowed_step",
+    "check_step",
+    "mesh_fourier",
+    "positive_step",
+    "spectrum",
+    "stability",
+]
 
 _BOUND_TEXT = {
     "exact": "exact, in closed form",
@@ -251,6 +261,60 @@ def positive_step(operator: Operator, scheme: Scheme, rho: float | None = None) 
         if within(positive, scheme.real_limit(s) / rho):
             return positive
     return 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenvalues of A [1/s], ascending, and what they are worth.
+
+    `kind` is "exact" (closed form; of large grids an even sample with both ends), "dense" (all of them), or "ritz":
+    Lanczos' estimates, which lie inside the spectrum and prove nothing. `bound` is the proven end.
+    """
+
+    values: np.ndarray
+    kind: str
+    bound: float
+
+
+def spectrum(operator: Operator, most: int = 600) -> Spectrum:
+    """Eigenvalues of ``A = m^-1 K``: closed form, all of them on up to `most` cells, else Lanczos' estimates."""
+    bound = operator.spectral_bound().value
+    box = operator.uniform
+    if box is not None and box.transformable:
+        axes = [np.sort(box.axis_eigenvalues(a)) for a in range(3)]
+        each = max(2, round(4096 ** (1 / max(1, sum(axis.size > 1 for axis in axes)))))
+        axes = [
+            axis[np.unique(np.linspace(0, axis.size - 1, min(each, axis.size)).round().astype(int))] for axis in axes
+        ]
+        total = axes[0][:, None, None] + axes[1][:, None] + axes[2] + box.loss
+        return Spectrum(np.sort(total.ravel()) / box.capacity, "exact", bound)
+    free = operator.free.ravel()
+    root = np.where(operator.free, 1.0 / np.sqrt(operator.mass), 0.0)
+    if np.count_nonzero(free) <= most:
+        K = operator.matrix().toarray()[np.ix_(free, free)]
+        root = root.ravel()[free]
+        return Spectrum(np.maximum(np.linalg.eigvalsh(root[:, None] * K * root), 0.0), "dense", bound)
+    return Spectrum(_ritz_values(lambda v: root * operator.apply(root * v), root > 0), "ritz", bound)
+
+
+def _ritz_values(apply: Callable[[np.ndarray], np.ndarray], support: np.ndarray, steps: int = 60) -> np.ndarray:
+    """Return Lanczos' estimates of the eigenvalues of a symmetric operator, with full reorthogonalisation."""
+    v = np.random.default_rng(0).normal(size=support.shape) * support
+    basis = [v / np.linalg.norm(v)]
+    diagonal, side = [], []
+    for _ in range(steps):
+        w = apply(basis[-1])
+        diagonal.append(float(np.vdot(basis[-1], w)))
+        for _twice in range(2):
+            for q in basis:
+                w = w - np.vdot(q, w) * q
+        side.append(float(np.linalg.norm(w)))
+        if side[-1] < 1e-12 * max(diagonal):
+            break
+        basis.append(w / side[-1])
+    n = len(diagonal)
+    T = np.diag(diagonal) + np.diag(side[: n - 1], 1) + np.diag(side[: n - 1], -1)
+    return np.maximum(np.linalg.eigvalsh(T), 0.0)
 
 
 def _operator(problem: Problem | Operator, u: Any, t: float) -> Operator:
