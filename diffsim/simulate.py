@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 4.0
 _SHARE = 0.1
 _TYPICAL_STEPS = 40  # accuracy steps of an adaptive run at the default tolerance; the fixed model behind "auto"
 _AUTO_FTCS_STEPS = 20_000
+_MOST_STAGES = 300  # more lose digits in the recurrence, and gain little
 
 
 @dataclass(frozen=True)
@@ -476,7 +478,8 @@ def _adapt(run: _Run, stepper: Stepper, times: np.ndarray, tol: float, watch: _W
     duration = times[-1] - run.t if len(times) else 0.0
     most = _stability_cap(run, scheme)
     h = min(duration, most, _first_step(run, local)) if duration > 0 else 0.0
-    span = _span(run.u, run.operator)
+    span = _Span(run.operator)
+    span.include(run.u)
     for target in times:
         while run.t < target:
             left = target - run.t
@@ -487,8 +490,8 @@ def _adapt(run: _Run, stepper: Stepper, times: np.ndarray, tol: float, watch: _W
             # two equal steps rather than a long one and a crumb
             trial_step = left if clipped else (left / 2 if wish > left / 2 else wish)
             trial, error = _trial(stepper, run, trial_step)
-            span = max(span, _span(trial.u, stepper.operator))
-            ratio = error / (local * span) if span > 0 else 0.0
+            scale = span.include(trial.u)
+            ratio = error / (local * scale) if scale > 0 else 0.0
             if not math.isfinite(ratio):
                 ratio = math.inf
             factor = _GROW if ratio == 0 else min(_GROW, max(_SHRINK, _SAFETY * ratio ** (-1 / (order + 1))))
@@ -544,8 +547,8 @@ def _stability_cap(run: _Run, scheme: Scheme) -> float:
     if scheme.explicit and scheme.stages is not None:
         return scheme.real_limit() / _radius(run.operator)
     if scheme.explicit:
-        # more stages than this lose digits in the recurrence, and gain little
-        return scheme.real_limit(max(d for d in scheme.degrees if d <= 300)) / _radius(run.operator)
+        most = scheme.degrees[bisect.bisect_right(scheme.degrees, _MOST_STAGES) - 1]
+        return scheme.real_limit(most) / _radius(run.operator)
     return math.inf
 
 
@@ -554,14 +557,24 @@ def _first_step(run: _Run, local: float) -> float:
     operator = run.operator
     rate = operator.rates(run.u, run.t)
     rate = run.system.rms(np.where(operator.free, rate, 0.0))
-    scale = max(_span(run.u, operator), run.system.rms(run.u))
+    scale = max(_Span(operator).include(run.u), run.system.rms(run.u))
     least = 1.0 / (operator.max_diagonal or 1.0)
     return max(least, 0.01 * scale / rate if rate > 0 else math.inf)
 
 
-def _span(u: np.ndarray, operator: Operator) -> float:
-    values = u if operator.all_free else u[operator.free]
-    return float(values.max() - values.min()) or float(np.abs(values).max()) * 1e-3
+class _Span:
+    """Largest minus smallest value that the field has had: what a tolerance is relative to."""
+
+    def __init__(self, operator: Operator):
+        self.operator = operator
+        self.low, self.high = math.inf, -math.inf
+
+    def include(self, u: np.ndarray) -> float:
+        values = u if self.operator.all_free else u[self.operator.free]
+        if np.isfinite(values).all():
+            self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        # a field that is still flat has no span yet: a thousandth of its size stands in
+        return max(self.high - self.low, 1e-3 * max(abs(self.high), abs(self.low)))
 
 
 def _trajectory(run: _Run, scheme: Scheme, status: str, message: str) -> Trajectory:
