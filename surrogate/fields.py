@@ -216,7 +216,8 @@ def from_frames(times: np.ndarray, frames: np.ndarray) -> Fields:
     unit = frames / np.where(scale > 0, scale, 1.0).reshape(column)
     span = (times[:, -1] - times[:, 0]).reshape(column)
     rates = np.diff(unit, axis=1) / steps.reshape(n, k - 1, *column[2:]) * span
-    clock = np.broadcast_to(((times - times[:, :1]).reshape(n, k, *column[2:]) / span)[:, 1:-1], (n, max(k - 2, 0), *unit.shape[2:]))
+    clock = ((times - times[:, :1]).reshape(n, k, *column[2:]) / span)[:, 1:-1]
+    clock = np.broadcast_to(clock, (n, k - 2, *unit.shape[2:]))
     forcing = np.concatenate([unit, rates, _extrapolated(unit, times)[:, None]], axis=1)
     coefficients = np.concatenate([forcing, clock, seen], axis=1)
     return Fields(coefficients.astype(np.float32), forcing.astype(np.float32), scale, np.zeros(n), directional=0)

@@ -212,8 +212,8 @@ def _drag(z, drag, pull, rate):
     """State (w, s, mean)."""
     push = drag / (1 + drag)
     shift = np.array([push * (z - pull), 1 / (1 + drag), push * pull])
-    weight = shift + [1, 0, 0]
-    return np.array([weight, shift, rate * weight + [0, 0, 1 - rate]])
+    weight = shift + np.array([1, 0, 0])
+    return np.array([weight, shift, rate * weight + np.array([0, 0, 1 - rate])])
 
 
 def _adam(kind):

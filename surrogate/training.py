@@ -120,7 +120,8 @@ class Settings:
         if progress < self.warmup:
             return progress / self.warmup
         rest = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 1.0
-        return {"cosine": 0.5 * (1 + math.cos(math.pi * min(rest, 1.0))), "linear": 1 - min(rest, 1.0), "constant": 1.0}[self.schedule]  # fmt: skip
+        left = 1 - min(rest, 1.0)
+        return {"cosine": 0.5 * (1 - math.cos(math.pi * left)), "linear": left, "constant": 1.0}[self.schedule]
 
 
 def train(
@@ -190,8 +191,6 @@ def train(
                 show(run.history[-1])
         except KeyboardInterrupt:
             run.status = "interrupted"
-            if folder is not None:
-                run.save(folder, call, improved=True)
         return run.result(folder, call)
 
 
@@ -212,7 +211,7 @@ class _Run:
         self.seconds = None if minutes is None else 60.0 * minutes
         self.done, self.offset, self.spent, self.history = 0, 0, 0.0, []  # done: steps; offset: of an epoch begun
         self.best_error, self.best_epoch, self.status = math.inf, -1, "finished"
-        self.sums = [0.0] * 4
+        self.sums, self.entered, self.complete = [0.0] * 4, 0.0, False  # of the epoch begun: sums, progress at its start
         self.low = _low_precision(settings.precision)
         self._started = self._clock()
 
@@ -230,14 +229,17 @@ class _Run:
         """From 0 to 1. Counted in steps where epochs are given, so that it does not depend on the machine's pace."""
         if self.total is not None:
             return min(1.0, self.done / (self.total * self.steps_per_epoch))
-        return min(1.0, self.elapsed / self.seconds)
+        return min(1.0, self.elapsed / self.seconds) if self.seconds else 0.0
 
     def epochs_left(self) -> Iterator[int]:
         """Numbers of the epochs still to do."""
         while not self._over():
             yield self.done // self.steps_per_epoch
+        self.complete = True
 
     def _over(self) -> bool:
+        if self.complete:
+            return True
         if self.settings.patience and self.history and self.history[-1]["epoch"] - self.best_epoch >= self.settings.patience:
             self.status = "stopped"
             return True
@@ -249,10 +251,11 @@ class _Run:
     def epoch(self, epoch: int, data: "_Examples") -> None:
         """The rest of one pass over the data. Order and noise depend on (seed, epoch) alone."""
         settings = self.settings
-        order = _order(data, settings, self.seed, epoch, self.progress())
         if self.offset == 0:
+            self.entered = self.progress()
             torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
             self.sums = [0.0] * 4
+        order = _order(data, settings, self.seed, epoch, self.entered)
         for start in range(self.offset * settings.batch, len(order), settings.batch):
             items = order[start : start + settings.batch]
             symmetry = data.symmetries[_draw(len(data.symmetries), self.seed, self.done) if settings.augment else 0]
@@ -340,7 +343,7 @@ class _Run:
 
     # --- keeping ----------------------------------------------------------------------------------------------------
 
-    _COUNTERS = ("done", "offset", "history", "best_error", "best_epoch", "sums")
+    _COUNTERS = ("done", "offset", "history", "best_error", "best_epoch", "sums", "entered", "complete", "status")
 
     def save(self, folder: Path, call: dict[str, Any], improved: bool) -> None:
         """Replace the state, and the model where it is better."""
@@ -375,6 +378,8 @@ class _Run:
             setattr(self, name, value)
         if self.best_error is None:
             self.best_error = math.inf
+        if self.status == "interrupted":
+            self.status = "finished"
         torch.set_rng_state(state["random"])
         self.spent, self._started = state["elapsed"], self._clock()
 
@@ -388,12 +393,11 @@ class _Run:
 
     def result(self, folder: Path | None, call: dict[str, Any]) -> Surrogate:
         """The best model so far; written once more, so that the file tells the whole history."""
+        if folder is not None:
+            self.save(folder, call, improved=True)
         network = self.card.build()
         network.load_state_dict(self.best)
-        surrogate = Surrogate(self._card(call), network, self.history)
-        if folder is not None:
-            surrogate.save(folder)
-        return surrogate
+        return Surrogate(self._card(call), network, self.history)
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
@@ -492,8 +496,9 @@ def _examples(data, task: str, part: str) -> _Examples:
     for array in (inputs.coefficients, inputs.forcing, target):
         digest.update(np.ascontiguousarray(array).tobytes())
     mask = None if active.all() else torch.from_numpy(active[:, None].astype(np.float32))
-    tensors = (torch.from_numpy(x) for x in (inputs.coefficients, inputs.forcing, target))
-    return _Examples(*tensors, mask, inputs.directional, digest.hexdigest(), encoding.symmetries(u.shape[1:]))
+    coefficients, forcing, target = (torch.from_numpy(x) for x in (inputs.coefficients, inputs.forcing, target))
+    symmetries = encoding.symmetries(u.shape[1:])
+    return _Examples(coefficients, forcing, target, mask, inputs.directional, digest.hexdigest(), symmetries)
 
 
 def _order(data: _Examples, settings: Settings, seed: int, epoch: int, progress: float) -> np.ndarray:

@@ -136,8 +136,8 @@ class MultigridNetwork(nn.Module):
         # The state stays in single precision also where convolutions run in bfloat16: what is added to it is rounded,
         # what it has accumulated is not.
         h = self.lift(pad_to_multiple(forcing, multiple)).float()
-        states: list[torch.Tensor | None] = [h] + [None] * (self.levels - 1)
+        states = [h] + [None] * (self.levels - 1)
         for i in range(self.repeats):
             states = self.cycles[i % len(self.cycles)](states, features)
         with torch.autocast(h.device.type, enabled=False):
-            return crop(self.head(states[0].float()), shape)
+            return crop(self.head(states[0]), shape)

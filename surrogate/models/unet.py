@@ -1,5 +1,7 @@
 """U-Net (Ronneberger, Fischer & Brox 2015): convolutions down to a coarse grid and up again, with skips between."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -47,7 +49,7 @@ class UNetwork(nn.Module):
             block(inputs, outputs) for inputs, outputs in zip([coefficients + forcing, *widths], widths, strict=False)
         )
         self.halve = nn.ModuleList(conv(ndim, w, w, 2, 2) for w in widths[:-1])
-        self.up = nn.ModuleList(block(a + b, a) for a, b in zip(widths, widths[1:], strict=False))
+        self.up = nn.ModuleList(block(a + b, a) for a, b in pairwise(widths))
         self.head = conv(ndim, width, 1, 1)
 
     def forward(self, coefficients: torch.Tensor, forcing: torch.Tensor) -> torch.Tensor:

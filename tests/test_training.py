@@ -1,0 +1,363 @@
+"""The training loop: what it learns, how it stops, and that it goes on bit for bit."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse.linalg import spsolve
+
+import surrogate as sg
+from diffsim import Dirichlet, Grid, Problem, store
+from diffsim.errors import ConvergenceError, ProblemError, StoreError
+from diffsim.operator import discretize
+from surrogate import fields, monitors, training
+from surrogate.checkpoint import STATE, read_state
+from surrogate.optimizers import OPTIMIZERS
+
+TINY = {"width": 6, "cycles": 1, "levels": 2, "depth": 1, "coarse": 1, "progress": False}
+
+
+@cache
+def pairs(count=24, n=8):
+    """Two-material plates with zero-value sides, and their equilibria by a direct solve."""
+    grid = Grid(shape=(n, n), lengths=(1.0, 1.0))
+    problems, u = [], []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        d = np.where(np.kron(rng.normal(size=(n // 4, n // 4)), np.ones((4, 4))) > 0, 12.0, 3.0)
+        problem = Problem(grid, diffusivity=d, source=1.0, boundary={"x": Dirichlet(0.0), "y": Dirichlet(0.0)})
+        operator = discretize(problem)
+        problems.append(problem)
+        u.append(spsolve(operator.matrix().tocsc(), operator.forcing(0.0).ravel()).reshape(n, n))
+    return sg.Dataset.from_arrays(problems, np.stack(u))
+
+
+class Frames:
+    """Trajectories of unknown rate towards unknown fields, in the interface of a transient dataset."""
+
+    task = "transient"
+
+    def __init__(self, count=60, n=8, k=5):
+        self.items = []
+        grid = Grid(shape=(n, n), lengths=(1.0, 1.0))
+        x = (np.arange(n) + 0.5) / n
+        mode = lambda i, j: np.outer(np.sin(i * np.pi * x), np.sin(j * np.pi * x))  # noqa: E731
+        for seed in range(count):
+            rng = np.random.default_rng(seed)
+            d, t = rng.uniform(0.5, 2.0), np.linspace(0.0, 0.03, k)
+            rest = sum(rng.normal() * mode(i, j) for i in (1, 2) for j in (1, 2))
+            gap = [(rng.normal(), i, j) for i in (1, 2, 3) for j in (1, 2, 3)]
+            frames = [rest + sum(a * np.exp(-d * np.pi**2 * (i * i + j * j) * s) * mode(i, j) for a, i, j in gap) for s in t]
+            item = type("Item", (), {})()
+            item.problem, item.u, item.times, item.frames = Problem(grid, diffusivity=d), rest, t, np.stack(frames)
+            self.items.append(item)
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+    def indices(self, part):
+        n = len(self)
+        return {"train": np.arange(n - 20), "validation": np.arange(n - 20, n - 10), "test": np.arange(n - 10, n)}[part]
+
+
+def weights(model):
+    return {name: w.numpy() for name, w in model.network.state_dict().items()}
+
+
+def assert_equal_weights(a, b):
+    assert weights(a).keys() == weights(b).keys()
+    for name, w in weights(a).items():
+        np.testing.assert_array_equal(w, weights(b)[name], err_msg=name)
+
+
+def test_training_beats_the_mean_field_on_what_it_has_not_seen():
+    data = pairs(count=40)
+    model = sg.train(data, epochs=12, width=12, cycles=2, levels=2, depth=1, progress=False)
+    test = data.subset("test")
+    mean = data.arrays("train")["u"].mean(axis=0)
+    error = lambda guess: np.mean([np.linalg.norm(g - u) / np.linalg.norm(u) for g, u in zip(guess, truth, strict=True)])  # noqa: E731
+    truth = test.arrays()["u"]
+    assert error(model.fields(test.problems)) < 0.5 * error([mean] * len(truth))
+
+
+def test_transients_beat_the_exponential_extrapolation():
+    data = Frames()
+    model = sg.train(data, task="transient", epochs=12, width=12, cycles=2, levels=2, depth=1, progress=False)
+    items = [data[i] for i in data.indices("test")]
+    t, frames, truth = (np.stack([getattr(i, key) for i in items]) for key in ("times", "frames", "u"))
+    inputs = fields.from_frames(t, frames)
+    extrapolated = inputs.physical(inputs.forcing[:, -1:])
+    error = lambda guess: np.mean([np.linalg.norm(g - u) / np.linalg.norm(u) for g, u in zip(guess, truth, strict=True)])  # noqa: E731
+    assert error(model.from_frames(t, frames)) < error(extrapolated)
+    with pytest.raises(ProblemError, match="trained for task 'transient'"):
+        model.fields([items[0].problem])
+
+
+def test_one_seed_is_one_model_and_another_seed_another():
+    one, same, other = (sg.train(pairs(), epochs=2, seed=s, **TINY) for s in (3, 3, 4))
+    assert_equal_weights(one, same)
+    assert any((weights(one)[k] != weights(other)[k]).any() for k in weights(one))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimizer": "adamw", "langevin": 1e-8, "noise": 0.01}, {"optimizer": "drag", "pull": 0.01, "curriculum": 0.5}],
+    ids=["muon", "adamw with noise", "drag with curriculum"],
+)
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, options):
+    whole = sg.train(pairs(), epochs=4, out=tmp_path / "whole", **TINY, **options)
+    interrupt_at(5, pairs(), tmp_path / "parts", options)
+    resumed = sg.train(pairs(), epochs=4, out=tmp_path / "parts", **TINY, **options)
+    assert_equal_weights(whole, resumed)
+    assert [r["validation_l2"] for r in whole.history] == [r["validation_l2"] for r in resumed.history]
+
+
+def interrupt_at(step, data, out, options):
+    """Ctrl-C in the middle of an epoch."""
+    original = training._Run._step
+
+    def step_or_stop(run, *args):
+        if run.done == step:
+            raise KeyboardInterrupt
+        original(run, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Run, "_step", step_or_stop)
+        model = sg.train(data, epochs=4, out=out, **TINY, **options)
+    assert model.card.trained["status"] == "interrupted"
+    return model
+
+
+def test_dropping_the_optimizer_state_would_be_noticed(tmp_path):
+    whole = sg.train(pairs(), epochs=4, **TINY)
+    interrupt_at(5, pairs(), tmp_path, {})
+    arrays, record = store.read_safetensors(tmp_path / STATE)
+    arrays = {k: np.zeros_like(v) if k.startswith("state.optimizer") else v for k, v in arrays.items()}
+    store.write_safetensors(tmp_path / STATE, arrays, record)
+    resumed = sg.train(pairs(), epochs=4, out=tmp_path, **TINY)
+    assert any((weights(whole)[k] != weights(resumed)[k]).any() for k in weights(whole))
+
+
+def test_the_same_call_on_a_finished_training_returns_it(tmp_path):
+    first = sg.train(pairs(), epochs=2, out=tmp_path, **TINY)
+    called = []
+    again = sg.train(pairs(), epochs=2, out=tmp_path, **{**TINY, "progress": called.append})
+    assert called == []
+    assert_equal_weights(first, again)
+    assert_equal_weights(first, sg.load(tmp_path))
+
+
+def test_another_call_on_a_training_is_refused_with_the_differences(tmp_path):
+    sg.train(pairs(), epochs=1, out=tmp_path, **TINY)
+    with pytest.raises(StoreError, match=r"seed was 0, now 1.*settings.lr was None, now 0.5"):
+        sg.train(pairs(), epochs=1, seed=1, lr=0.5, out=tmp_path, **TINY)
+    with pytest.raises(StoreError, match="the data are others"):
+        sg.train(pairs(count=30), epochs=1, out=tmp_path, **TINY)
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    sg.train(pairs(), epochs=1, out=tmp_path, **TINY)
+    path = tmp_path / STATE
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(StoreError):
+        sg.train(pairs(), epochs=1, out=tmp_path, **TINY)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
+    with pytest.raises(ConvergenceError, match=r"no update was made.*items|items \[.*no update was made"):
+        sg.train(pairs(), epochs=40, optimizer="sgd", lr=1e25, clip=0.0, warmup=0.0, out=tmp_path, **TINY)
+    if (tmp_path / STATE).exists():
+        state = read_state(tmp_path)
+        assert all(torch.isfinite(w).all() for w in state["weights"].values())
+
+
+def test_labels_that_are_not_finite_are_named():
+    data = Frames()
+    data.items[3].u = np.full_like(data.items[3].u, np.nan)
+    with pytest.raises(ProblemError, match=r"items \[3\]"):
+        sg.train(data, task="transient", epochs=1, **TINY)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_items_are_refused_with_their_number(count):
+    full = pairs()
+    data = sg.Dataset.from_arrays(full.problems[:count], full.arrays()["u"][:count])
+    with pytest.raises(ProblemError, match=rf"holds 0 of its {count} items"):
+        sg.train(data, epochs=1, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "multigird"}, "Did you mean 'multigrid'"),
+        ({"task": "both"}, "coefficients, transient"),
+        ({"task": "transient"}, "needs frames"),
+        ({"epochs": 0}, "epochs = 0"),
+        ({"minutes": float("nan")}, "minutes = nan"),
+        ({"seed": -1}, "seed = -1"),
+        ({"lr": float("inf")}, "lr=inf"),
+        ({"bach": 4}, "Did you mean 'batch'"),
+        ({"batch": 2.5}, "batch=2.5"),
+        ({"optimizer": "admw"}, "did you mean 'adamw'"),
+        ({"momentum": 0.9, "optimizer": "adam"}, "no option momentum"),
+        ({"schedule": "cos"}, "cosine, linear, constant"),
+    ],
+    ids=lambda v: next(iter(v.values())) if isinstance(v, dict) else "",
+)
+def test_bad_calls_are_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(ProblemError, match=message):
+        sg.train(pairs(), out=tmp_path / "run", **{"epochs": 1, **TINY, **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_minutes_end_a_training(tmp_path):
+    model = sg.train(pairs(), minutes=0.02, out=tmp_path, **TINY)
+    assert 0.02 <= model.card.trained["minutes_used"] < 0.2
+    assert model.history[-1]["lr"] < 0.05 * max(r["lr"] for r in model.history)  # the schedule fitted the budget
+    again = sg.train(pairs(), minutes=0.02, out=tmp_path, **TINY)
+    assert len(again.history) == len(model.history)
+
+
+def test_patience_ends_a_training_that_no_longer_improves():
+    model = sg.train(pairs(), epochs=200, lr=1e-12, plain_lr=1e-12, patience=3, average=0.0, **TINY)
+    assert model.card.trained["status"] == "stopped"
+    assert len(model.history) < 20
+
+
+def test_threads_are_as_they_were_afterwards():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        sg.train(pairs(), epochs=1, **TINY, threads=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_every_option_of_training_can_be_stored(tmp_path):
+    every = {
+        "batch": 7, "optimizer": "momentum", "schedule": "linear", "warmup": 0.2, "slopes": 0.5, "clip_ratio": 0.1,
+        "equalise": True, "l1": 1e-5, "langevin": 1e-9, "noise": 1e-3, "augment": False, "curriculum": 0.5, "average": 0.9,
+        "patience": 5, "precision": "float32", "sharpness": 1, "momentum": 0.8,
+    }  # fmt: skip
+    model = sg.train(pairs(), epochs=2, out=tmp_path, **TINY, **every)
+    assert np.isfinite(model.history[-1]["validation_l2"])
+    assert model.history[-1]["sharpness"] > 0
+    assert json.loads(json.dumps(sg.load(tmp_path).card.trained)) == sg.load(tmp_path).card.trained
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_resumes_to_the_same_bits(tmp_path):
+    """The process ends at a counted moment of its file operations; the same call goes on, until one survives."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from tests.test_training import *\n"
+        "sg.train(pairs(), epochs=3, out=sys.argv[1], **TINY)\n"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for moment in (1, 3, 6, 9, 13):
+        for _ in range(40):
+            done = subprocess.run(
+                [sys.executable, "-c", script, str(tmp_path / f"run{moment}"), root],
+                env={**os.environ, "DIFFSIM_CRASH_AT": f"any:{moment}"}, check=False, cwd=root,
+            )  # fmt: skip
+            if done.returncode == 0 or moment < 9:
+                break
+        resumed = sg.train(pairs(), epochs=3, out=tmp_path / f"run{moment}", **TINY)
+        assert_equal_weights(resumed, sg.train(pairs(), epochs=3, **TINY))
+
+
+# --- monitors ---------------------------------------------------------------------------------------------------------
+
+
+def quadratic(eigenvalues):
+    """A network of one parameter vector, and a loss with that Hessian."""
+    network = torch.nn.Linear(len(eigenvalues), 1, bias=False)
+    h = torch.tensor(eigenvalues, dtype=torch.float32)
+    return network, lambda: 0.5 * (h * network.weight[0].square()).sum() + network.weight.sum()
+
+
+def test_lanczos_finds_the_largest_eigenvalue():
+    network, loss = quadratic(np.linspace(0.1, 7.0, 12))
+    assert monitors.sharpness(network, loss) == pytest.approx(7.0, rel=1e-4)
+
+
+def test_a_preconditioner_changes_the_sharpness_as_it_should():
+    values = np.array([1.0, 8.0, 20.0])
+    network, loss = quadratic(values)
+    p = [torch.tensor([[0.1, 2.0, 10.0]])]
+    assert monitors.sharpness(network, loss, preconditioner=p) == pytest.approx(10.0, rel=1e-4)
+
+
+def test_sharpness_of_a_network_is_that_of_its_dense_hessian():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    x, y = torch.randn(20, 2), torch.randn(20, 1)
+    names = [n for n, _ in network.named_parameters()]
+
+    def loss_of(*values):
+        out = torch.func.functional_call(network, dict(zip(names, values, strict=True)), (x,))
+        return (out - y).square().mean()
+
+    values = tuple(p.detach() for p in network.parameters())
+    blocks = torch.autograd.functional.hessian(loss_of, values)
+    hessian = torch.cat([torch.cat([b.reshape(v.numel(), -1) for b in row], 1) for v, row in zip(values, blocks, strict=True)])
+    top = float(torch.linalg.eigvalsh(hessian)[-1])
+    found = monitors.sharpness(network, lambda: (network(x) - y).square().mean(), iterations=17)
+    assert found == pytest.approx(top, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "drag"])
+def test_the_step_limit_of_the_sharpness_separates_rest_from_blow_up(name):
+    rule = OPTIMIZERS[name]
+    outcome = {}
+    for factor in (0.97, 1.03):
+        torch.manual_seed(0)
+        network, loss = quadratic(np.array([0.5, 3.0, 11.0]))
+        lr = factor * monitors.step_limit(rule, monitors.sharpness(network, loss))
+        optimizer = rule.build(network.parameters(), lr)
+        for _ in range(600):
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+        outcome[factor] = float(loss().detach())
+    assert outcome[0.97] < 10
+    assert not outcome[1.03] < 1e3
+
+
+def test_layers_report_how_far_they_moved():
+    network, loss = quadratic(np.array([1.0, 1.0]))
+    with torch.no_grad():
+        network.weight.fill_(2.0)
+    watch = monitors.Layers(network)
+    watch.before()
+    loss().backward()
+    torch.optim.SGD(network.parameters(), lr=0.1).step()
+    (report,) = watch.after()
+    assert (report.weight, report.gradient) == (pytest.approx(2.0), pytest.approx(3.0))
+    assert report.update_ratio == pytest.approx(0.15)
+
+
+def test_dead_channels_are_counted():
+    layer = torch.nn.Linear(3, 4)
+    with torch.no_grad():
+        layer.weight[2:] = 0.0
+    network = torch.nn.Sequential(layer, torch.nn.ReLU())
+    assert monitors.activations(network, torch.randn(16, 3))["0"]["dead"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("losses", "limits", "word"),
+    [([1.0, 0.5, 0.1], None, "stable"), ([1.0, 0.1, 0.9], None, "unstable"), ([1.0, 0.5, 0.4], 0.005, "edge")],
+)
+def test_the_verdict_says_what_happened(losses, limits, word):
+    history = [{"train_l2": x, "lr": 0.01, "step_limit": limits} for x in losses]
+    assert monitors.verdict(history).split(":")[0].endswith(word)
+    assert monitors.verdict([]) == "no epoch has been trained yet."
