@@ -129,6 +129,24 @@ def sharpness(
     return float(eigh_tridiagonal(np.array(diagonal), np.array(beside[: n - 1]), eigvals_only=True)[-1])
 
 
+def preconditioner(optimizer: torch.optim.Optimizer) -> list[torch.Tensor] | None:
+    """The diagonal P by which an adaptive method divides its steps now, one tensor per parameter; None for the others."""
+    found = []
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            state = optimizer.state.get(p, {})
+            if "exp_avg_sq" in state:
+                square = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
+            elif "square_avg" in state:
+                square = state["square_avg"]
+            elif "sum" in state:
+                square = state["sum"]
+            else:
+                return None
+            found.append(square.sqrt() + group["eps"])
+    return found
+
+
 def step_limit(rule: Rule, top: float, **options) -> float:
     """The largest stable learning rate on a quadratic whose largest (preconditioned) eigenvalue is `top`."""
     return rule.real_limit(**options) / top if top > 0 else math.inf

@@ -68,7 +68,7 @@ class Settings:
     clock
         What `minutes` measures: "wall", or "cpu" time per thread (for machines that others use too).
     sharpness
-        Epochs between measurements of the largest Hessian eigenvalue; 0: never.
+        Epochs between measurements of the largest (preconditioned) Hessian eigenvalue, and of the step it allows; 0: never.
     """
 
     batch: int = 10
@@ -200,6 +200,7 @@ class _Run:
     def __init__(self, card, settings, rule, own, seed, threads, items, epochs, minutes):
         torch.manual_seed(seed)
         self.card, self.settings, self.seed, self.threads = card, settings, seed, threads
+        self.rule, self.own = rule, own
         self.network = card.build().train()
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = rule.build(self.parameters, settings.lr, settings.weight_decay, **own)
@@ -322,8 +323,10 @@ class _Run:
         }  # fmt: skip
         if self.settings.sharpness and epoch % self.settings.sharpness == 0:
             batch = training.batch(np.arange(min(len(training), 4 * self.settings.batch)), training.symmetries[0])
-            top = monitors.sharpness(self.network, lambda: self._loss(batch), seed=self.seed)
-            record |= {"sharpness": top}
+            diagonal = monitors.preconditioner(self.optimizer)
+            top = monitors.sharpness(self.network, lambda: self._loss(batch), seed=self.seed, preconditioner=diagonal)
+            limit = monitors.step_limit(self.rule, top, **self.own)
+            record |= {"sharpness": top, "step_limit": limit if math.isfinite(limit) else None}
         self.history.append(record)
         improved = values < self.best_error
         if improved:

@@ -250,7 +250,7 @@ def test_every_option_of_training_can_be_stored(tmp_path):
     }  # fmt: skip
     model = sg.train(pairs(), epochs=2, out=tmp_path, **TINY, **every)
     assert np.isfinite(model.history[-1]["validation_l2"])
-    assert model.history[-1]["sharpness"] > 0
+    assert model.history[-1]["step_limit"] == pytest.approx(2 * 1.8 / model.history[-1]["sharpness"], rel=1e-6)
     assert json.loads(json.dumps(sg.load(tmp_path).card.trained)) == sg.load(tmp_path).card.trained
 
 
@@ -312,6 +312,15 @@ def test_sharpness_of_a_network_is_that_of_its_dense_hessian():
     top = float(torch.linalg.eigvalsh(hessian)[-1])
     found = monitors.sharpness(network, lambda: (network(x) - y).square().mean(), iterations=17)
     assert found == pytest.approx(top, rel=1e-3)
+
+
+def test_the_preconditioner_is_what_adam_divides_by():
+    p = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+    optimizer = torch.optim.Adam([p], lr=0.1, eps=0.0)
+    p.grad = torch.tensor([0.5, -4.0])
+    optimizer.step()
+    np.testing.assert_allclose(monitors.preconditioner(optimizer)[0], [0.5, 4.0], rtol=1e-5)
+    assert monitors.preconditioner(torch.optim.SGD([p], lr=0.1)) is None
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "drag"])
