@@ -484,6 +484,8 @@ def _newton(system: _Nonlinear, u: np.ndarray) -> tuple[np.ndarray, float]:
     backtracking (Knoll & Keyes, J. Comput. Phys. 193, 2004)."""
     from scipy.sparse.linalg import LinearOperator, gmres
 
+    for _ in range(2):  # linear solves bring the iteration near enough for its derivative to mean something
+        u = np.nan_to_num(system.picard(u, tol=1e-2))
     rest, size, operator = system.defect(u)
     for _ in range(MOST_OUTER):
         if size <= system.tol or not math.isfinite(size):
@@ -531,7 +533,9 @@ def _newton(system: _Nonlinear, u: np.ndarray) -> tuple[np.ndarray, float]:
                 new_rest, new_size, new_operator = system.defect(trial)
             except ProblemError:  # D(u) refuses this state
                 new_size = math.inf
-            if new_size < (1 - 1e-4 * damping) * size:
+            else:
+                new_size = new_size if _norm(new_rest) < (1 - 1e-4 * damping) * _norm(rest) else math.inf
+            if new_size < math.inf:
                 u, rest, size, operator, accepted = trial, new_rest, new_size, new_operator, True
                 break
             damping *= 0.5
