@@ -3,5 +3,6 @@
 from .fitting import Fit, fit
 from .observations import Observations
 from .planning import Alternative, Plan, plan
+from .sweeping import OUTCOMES, Sweep, sweep
 
-__all__ = ["Alternative", "Fit", "Observations", "Plan", "fit", "plan"]
+__all__ = ["OUTCOMES", "Alternative", "Fit", "Observations", "Plan", "Sweep", "fit", "plan", "sweep"]

@@ -131,7 +131,9 @@ def fit(
     if len(names) != guess.size:
         raise ProblemError(f"{len(names)} names for {guess.size} parameters; give one each.")
     if observations.count <= guess.size:
-        raise ProblemError(f"{observations.count} readings cannot fix {guess.size} parameters with an interval; give more readings.")
+        raise ProblemError(
+            f"{observations.count} readings cannot fix {guess.size} parameters with an interval; give more readings."
+        )
     scale = _Scale(guess, bounds)
     model = Model(problem_of, initial, observations, guess)
     present = observations.present
@@ -143,11 +145,21 @@ def fit(
             theta = scale.parameters(q)
             readings, slopes = model(theta)
             assert slopes is not None
-            cache[key] = (readings - np.nan_to_num(observations.values))[present], slopes[present] * scale.derivative(theta)
+            cache[key] = (
+                (readings - np.nan_to_num(observations.values))[present],
+                slopes[present] * scale.derivative(theta),
+            )
         return cache[key]
 
     found = least_squares(
-        lambda q: evaluate(q)[0], scale.start, jac=lambda q: evaluate(q)[1], bounds=scale.limits, x_scale="jac", xtol=1e-12, ftol=1e-12, gtol=1e-12
+        lambda q: evaluate(q)[0],
+        scale.start,
+        jac=lambda q: evaluate(q)[1],
+        bounds=scale.limits,
+        x_scale="jac",
+        xtol=1e-12,
+        ftol=1e-12,
+        gtol=1e-12,
     )
     if found.status <= 0:
         raise ConvergenceError(f"the fit did not settle: {found.message} Start closer, or give bounds.")
@@ -180,7 +192,9 @@ class _Scale:
         try:
             low, high = (np.broadcast_to(np.asarray(x, dtype=float), guess.shape) for x in (low, high))
         except ValueError:
-            raise ProblemError(f"bounds do not fit {guess.size} parameters; give (low, high), numbers or one per parameter.") from None
+            raise ProblemError(
+                f"bounds do not fit {guess.size} parameters; give (low, high), numbers or one per parameter."
+            ) from None
         if not ((low <= guess) & (guess <= high) & (low < high)).all():
             raise ProblemError(f"guess = {guess} must lie within its bounds {low} to {high}, and low below high.")
         self.logarithmic = (guess > 0) & ((low >= 0) | (bounds is None))
@@ -233,7 +247,9 @@ def _uncertainty(residual: np.ndarray, jacobian: np.ndarray, names: tuple[str, .
     return half, covariance, correlation, tuple(notes)
 
 
-def _mixed(direction: np.ndarray, inflation: np.ndarray, names: tuple[str, ...], logarithmic: np.ndarray, lost: bool) -> list[str]:
+def _mixed(
+    direction: np.ndarray, inflation: np.ndarray, names: tuple[str, ...], logarithmic: np.ndarray, lost: bool
+) -> list[str]:
     """The sentence about parameters that stand in for each other; `direction` is the change that leaves least trace."""
     largest = float(np.abs(direction).max())
     involved = [j for j in range(len(names)) if abs(direction[j]) > 0.05 * largest]
@@ -249,7 +265,10 @@ def _mixed(direction: np.ndarray, inflation: np.ndarray, names: tuple[str, ...],
     trade = " and ".join(change(j) for j in involved)
     which = " and ".join(names[j] for j in involved)
     if lost:
-        return [f"The data cannot tell {which} apart: changing {trade} leaves every prediction as it is. Fix one of them, or fit their combination."]
+        return [
+            f"The data cannot tell {which} apart: changing {trade} leaves every prediction as it is. "
+            "Fix one of them, or fit their combination."
+        ]
     worst = max(inflation[j] for j in involved)
     return [
         f"The data hardly tell {which} apart: changing {trade} moves the predictions very little, and the intervals are up to "

@@ -63,7 +63,9 @@ class Modes:
         """rms difference from the semi-discrete solution after `n` equal steps to the time `t`, relative to `span`."""
         if self.span == 0 or scheme.family == "exponential":
             return 0.0
-        rates, slopes, axes = self._essential if scheme.family != "splitting" else (self.rates, self.slopes, self.axis_rates)
+        rates, slopes, axes = (
+            self._essential if scheme.family != "splitting" else (self.rates, self.slopes, self.axis_rates)
+        )
         dt = t / n
         stages = scheme.stages_for(dt * self.reach) if scheme.stages is None else None
         made = power(scheme, -dt * rates, n, stages, None if axes is None else -dt * axes)
@@ -85,7 +87,9 @@ class Modes:
         return mean[kept] / total[kept], np.sqrt(total[kept]), None
 
 
-def power(scheme: Scheme, z: np.ndarray, n: int, stages: int | None = None, axes: np.ndarray | None = None) -> np.ndarray:
+def power(
+    scheme: Scheme, z: np.ndarray, n: int, stages: int | None = None, axes: np.ndarray | None = None
+) -> np.ndarray:
     """What n equal steps of `scheme` multiply a mode by, for real ``z = -dt lambda``, shape z.shape.
 
     `axes`, (\\*z.shape, d): the parts of z per axis, which splitting needs; an equal share each where not given.
@@ -119,7 +123,9 @@ def decay(operator: Operator, state: np.ndarray, duration: float) -> Modes:
         Where coefficients or data move: such a problem has no modes.
     """
     if not (operator.problem.steady_coefficients and operator.forcing.constant):
-        raise ProblemError("coefficients, sides or sources change in time or with u; such a problem has no fixed modes.")
+        raise ProblemError(
+            "coefficients, sides or sources change in time or with u; such a problem has no fixed modes."
+        )
     slope = operator.rates(state, 0.0)
     if not operator.all_free:
         slope[~operator.free] = 0.0
@@ -160,7 +166,9 @@ def _separable(operator: Operator, state: np.ndarray, slope: np.ndarray, duratio
     for axis, (_, vectors) in enumerate(pairs):
         coefficients = np.moveaxis(np.tensordot(vectors, coefficients, axes=(0, axis)), 0, axis)
     dim = operator.grid.ndim
-    parts = np.stack(np.broadcast_arrays(*np.ix_(*(values / facts.capacity for values, _ in pairs))), axis=-1)[..., 3 - dim :]
+    parts = np.stack(np.broadcast_arrays(*np.ix_(*(values / facts.capacity for values, _ in pairs))), axis=-1)[
+        ..., 3 - dim :
+    ]
     parts = parts + facts.loss / facts.capacity / dim  # ADI shares the loss among the axes
     rates = parts.sum(axis=-1)
     end = coefficients * duration * phi(1, duration * rates)

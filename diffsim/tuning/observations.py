@@ -41,16 +41,22 @@ class Observations:
         times = np.atleast_1d(times)
         values = values.reshape(-1, 1) if values.ndim < 2 and len(points) == 1 else values
         if times.ndim != 1 or times.size == 0 or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-            raise ProblemError("Observations times must be finite and increase strictly, shape (n_times,); sort the record.")
+            raise ProblemError(
+                "Observations times must be finite and increase strictly, shape (n_times,); sort the record."
+            )
         if points.ndim != 2 or not np.isfinite(points).all():
-            raise ProblemError(f"Observations points have shape {points.shape}; give finite coordinates (n_points, ndim).")
+            raise ProblemError(
+                f"Observations points have shape {points.shape}; give finite coordinates (n_points, ndim)."
+            )
         if values.shape != (times.size, len(points)):
             raise ProblemError(
                 f"Observations values have shape {values.shape}, but {times.size} times and {len(points)} points "
                 f"need {(times.size, len(points))}."
             )
         if np.isinf(values).any() or np.isnan(values).all():
-            raise ProblemError("Observations values hold infinities, or no reading at all; mark missing readings by NaN.")
+            raise ProblemError(
+                "Observations values hold infinities, or no reading at all; mark missing readings by NaN."
+            )
         for name, array in (("points", points), ("times", times), ("values", values)):
             array.flags.writeable = False
             object.__setattr__(self, name, array)

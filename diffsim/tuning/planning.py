@@ -188,7 +188,9 @@ def plan(problem: Problem, initial: Any, until: float | None = None, tol: float 
     moves = not (system.steady and system.first.forcing.constant)
     if until is None:
         if moves:
-            raise ProblemError("until = None asks for the time to equilibrium, which needs data and D that stay; give until.")
+            raise ProblemError(
+                "until = None asks for the time to equilibrium, which needs data and D that stay; give until."
+            )
         from ..equilibrium import time_to_equilibrium
 
         until = time_to_equilibrium(problem, initial=state, tol=tol)
@@ -205,7 +207,9 @@ def plan(problem: Problem, initial: Any, until: float | None = None, tol: float 
         basis, rows = "modes" if modes.exact else "krylov", _modal_rows(system, modes, start, until, tol)
     rows.sort(key=lambda row: (not row.feasible, row.work if row.work > 0 else math.inf))
     if not rows[0].feasible:
-        raise ProblemError(f"no scheme reaches tol = {tol:g} at t = {until:g}; the nearest, {rows[0].scheme}: {rows[0].reason}")
+        raise ProblemError(
+            f"no scheme reaches tol = {tol:g} at t = {until:g}; the nearest, {rows[0].scheme}: {rows[0].reason}"
+        )
     return Plan(rows[0], tuple(rows), until, tol, basis)
 
 
@@ -220,7 +224,9 @@ def _modal_rows(system: System, modes: Modes, start: Callable, until: float, tol
             rows.append(refusal)
             continue
         if scheme.family == "splitting" and modes.axis_rates is None and system.problem.grid.ndim > 1:
-            unsplit.append(scheme)  # its error depends on how the rates split over the axes, which these modes do not know
+            unsplit.append(
+                scheme
+            )  # its error depends on how the rates split over the axes, which these modes do not know
             continue
         rows.append(_cheapest(scheme, modes, system, start, until, target))
     for scheme in unsplit:
@@ -251,7 +257,9 @@ def _stages(scheme: Scheme, reach: float, dt: float) -> int | None:
     return scheme.stages_for(dt * reach) if scheme.stages is None else None
 
 
-def _cheapest(scheme: Scheme, modes: Modes, system: System, start: Callable, until: float, target: float) -> Alternative:
+def _cheapest(
+    scheme: Scheme, modes: Modes, system: System, start: Callable, until: float, target: float
+) -> Alternative:
     """The step count of least work among those whose error the modes predict within `target`."""
     errors: dict[int, float] = {}
 
@@ -270,7 +278,9 @@ def _cheapest(scheme: Scheme, modes: Modes, system: System, start: Callable, unt
         while error(n) > target:
             if n > _MOST_STEPS:
                 row = _row(scheme, system, start, until, least, work(least), error(least))
-                return replace(row, feasible=False, reason=f"misses the tolerance with any number of steps up to {n:.1g}.")
+                return replace(
+                    row, feasible=False, reason=f"misses the tolerance with any number of steps up to {n:.1g}."
+                )
             low, n = n, 2 * n
         while n - low > max(1, n // 256):
             middle = (low + n) // 2
@@ -294,7 +304,9 @@ def _row(scheme: Scheme, system: System, start, until: float, n: int, work: floa
 def _verified(row: Alternative, system: System, start, until: float, target: float, bar: float) -> Alternative:
     """A row whose error the modes cannot know, corrected by runs; not run where it cannot become the cheapest."""
     if not row.feasible or row.work >= bar:
-        return replace(row, feasible=False, error=math.nan, reason="costs more than others even if its splitting made no error.")
+        return replace(
+            row, feasible=False, error=math.nan, reason="costs more than others even if its splitting made no error."
+        )
     reference = start(scheme="krylov", save="final", progress=False).final
     return _search(SCHEMES[row.scheme], system, start, until, target, reference, row.steps, bar)
 
@@ -313,7 +325,9 @@ def _measured_rows(system: System, state: np.ndarray, start, until: float, tol: 
             reference = tight.final
             break
     if reference is None:
-        raise ConvergenceError(f"no reference run reached t = {until:g}; try a shorter time, or simulate(..., tol=...).")
+        raise ConvergenceError(
+            f"no reference run reached t = {until:g}; try a shorter time, or simulate(..., tol=...)."
+        )
     rows, bar = [], math.inf
     # high order and implicit first: a low bar saves long runs of the others
     for scheme in sorted(SCHEMES.values(), key=lambda s: (-s.order, s.explicit)):

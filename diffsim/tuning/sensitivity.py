@@ -13,7 +13,6 @@ third-order L-stable scheme, whose own derivative is taken.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -68,7 +67,9 @@ class Posed:
         state = np.zeros(shape)
         for row, reader in zip(rows, self.readers, strict=True):
             nothing = reader(state, 0.0)
-            around = itertools.product(*([(i + k) % n for k in (-1, 0, 1)] for i, n in zip(reader.cell, shape, strict=True)))
+            around = itertools.product(
+                *([(i + k) % n for k in (-1, 0, 1)] for i, n in zip(reader.cell, shape, strict=True))
+            )
             for cell in set(around):
                 if self.operator.free.reshape(shape)[cell]:
                     state[cell] = 1.0
@@ -149,7 +150,11 @@ class Model:
 
     def _small(self, posed: Posed) -> bool:
         n = posed.mass.size
-        return posed.operator.forcing.constant and n <= _DENSE_CELLS and n * n * self.observations.times.size <= _DENSE_ENTRIES
+        return (
+            posed.operator.forcing.constant
+            and n <= _DENSE_CELLS
+            and n * n * self.observations.times.size <= _DENSE_ENTRIES
+        )
 
     def __call__(self, theta: np.ndarray, derivatives: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
         """Readings, and their derivatives unless not wanted."""
@@ -286,7 +291,9 @@ class Model:
         frames = np.unique(np.append(self.begin, times))
         until = float(times[-1])
         scheme = "sdirk3" if problem.reaction is None else "rkc2"
-        run = simulate(problem, self.initial, until, scheme=scheme, tol=_SIMULATE_TOLERANCE, save=frames, progress=False)
+        run = simulate(
+            problem, self.initial, until, scheme=scheme, tol=_SIMULATE_TOLERANCE, save=frames, progress=False
+        )
         if not run.ok:
             raise ConvergenceError(f"the run at parameters {theta} ended as {run.status!r}: {run.message}")
         kept = np.searchsorted(run.t, times)
@@ -305,7 +312,9 @@ class _Step:
         tableau = SCHEMES["sdirk3"].tableau
         assert tableau is not None
         self.tableau, self.posed, self.slopes = tableau, posed, slopes
-        self.slope_mass = np.stack([slope.mass for slope in slopes], axis=1) if slopes else np.zeros((posed.mass.size, 0))
+        self.slope_mass = (
+            np.stack([slope.mass for slope in slopes], axis=1) if slopes else np.zeros((posed.mass.size, 0))
+        )
         self.solvers: dict[float, Callable] = {}
 
     def forcing(self, starts: np.ndarray, lengths: np.ndarray):
@@ -403,5 +412,3 @@ def _divided_differences(rates: np.ndarray, psi: np.ndarray, times: np.ndarray) 
     # d psi / dx = -t^2 (phi_1 - phi_2)(-t x)
     derivative = -(t**2) * (phi(1, t * middle) - phi(2, t * middle)) if near.any() else 0.0
     return np.where(near, derivative, quotient)
-
-
