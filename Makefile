@@ -35,7 +35,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/diffsim demo
+	$(BIN)/python -m scripts.demo
 
 test: lint
 	$(BIN)/python -m pytest -m "slow or not slow"
