@@ -167,20 +167,22 @@ class _Recipe:
         return range(shard * self.per_shard, min((shard + 1) * self.per_shard, self.count))
 
     def manifest(self, shards: Sequence[dict] = ()) -> dict:
-        return {
-            "format": FORMAT,
-            "kind": "dataset",
-            "settings": {
-                "spec": self.spec.as_dict(),
-                "seed": self.seed,
-                "count": self.count,
-                "resolution": self.resolution,
-                "labels": self.labels,
-                "code": diffsim.__version__,
-            },
-            "complete": len(shards) == self.n_shards,
-            "shards": list(shards),
-        }
+        return _sealed(
+            {
+                "format": FORMAT,
+                "kind": "dataset",
+                "settings": {
+                    "spec": self.spec.as_dict(),
+                    "seed": self.seed,
+                    "count": self.count,
+                    "resolution": self.resolution,
+                    "labels": self.labels,
+                    "code": diffsim.__version__,
+                },
+                "complete": len(shards) == self.n_shards,
+                "shards": list(shards),
+            }
+        )
 
 
 def _prepare(folder: Path, recipe: _Recipe) -> int:
@@ -565,8 +567,6 @@ class Dataset:
         for i in chosen:
             counts.setdefault(_content_id(self[int(i)].problem, self[int(i)].u), []).append(int(i))
         repeats = [group for group in counts.values() if len(group) > 1]
-        if self._given is None:
-            faults += [f"items {', '.join(map(str, group))} are equal" for group in repeats]
         if faults:
             more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
             raise StoreError(f"{self.path or 'these pairs'}: {'; '.join(faults[:10])}{more}.")
@@ -652,7 +652,7 @@ class VerifyReport:
     checked: int
     shards: int
     worst_residual: float | None  # ||F - K u|| / ||F||; None for labels from a finer grid
-    repeats: list = field(default_factory=list)  # groups of equal pairs, in data that were given
+    repeats: list = field(default_factory=list)  # groups of equal pairs: few cells, or leakage between splits
 
     def __str__(self) -> str:
         residual = (
@@ -690,6 +690,8 @@ def _read_manifest(folder: Path) -> dict:
         raise StoreError(
             f"{path} has format {manifest.get('format')!r}, newer than the {FORMAT} this version reads. Upgrade."
         )
+    if manifest.get("sha256") != _sealed(manifest)["sha256"]:
+        raise StoreError(f"{path} is damaged or was edited: its content does not match the SHA-256 written with it.")
     try:
         settings = manifest["settings"]
         Spec.of(settings["spec"])
@@ -707,6 +709,13 @@ def _read_manifest(folder: Path) -> dict:
     except (KeyError, TypeError, AttributeError, ProblemError) as error:
         raise StoreError(f"{path} is damaged or was edited: {error!s}.") from error
     return manifest
+
+
+def _sealed(manifest: dict) -> dict:
+    """`manifest` with the SHA-256 of its canonical text, so that a flipped bit or an edit is noticed."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _check_journal(folder: Path, records: list) -> None:
