@@ -143,7 +143,7 @@ def plot_stability(
             dt = dt if math.isfinite(dt) else 1.0
     columns = min(len(rows), 5 if len(rows) > 8 else 4 if len(rows) > 6 else 3)
     lines = math.ceil(len(rows) / columns)
-    figure = _figure(1.0 + 2.75 * columns, 1.3 + 2.35 * lines)
+    figure = _figure(max(1.2 + 2.75 * columns, 5.5), 1.5 + 2.35 * lines)
     axes = figure.subplots(lines, columns, squeeze=False)
     shades = [_region(ax, row, eigenvalues, dt) for ax, row in zip(axes.flat, rows, strict=False)]
     for ax in axes.flat[len(rows) :]:
@@ -157,8 +157,8 @@ def plot_stability(
     bar.set_label("amplification per step, |R(z)| (white: it grows)")
     title = "Stability regions in the plane of z = λ dt"
     if eigenvalues is not None:
-        title += f", and −dt × the eigenvalues of this problem, dt = {dt:.4g} s"
-        _spectrum_legend(figure, eigenvalues)
+        title += "," + (" " if columns > 3 else "\n") + f"and −dt × the eigenvalues of this problem, dt = {dt:.4g} s"
+        _spectrum_legend(figure, eigenvalues, 2 if columns > 3 else 1)
     figure.suptitle(title)
     return _finished(figure, path)
 
@@ -267,7 +267,7 @@ _SPECTRUM_TEXT = {
 }
 
 
-def _spectrum_legend(figure: Figure, eigenvalues: Spectrum) -> None:
+def _spectrum_legend(figure: Figure, eigenvalues: Spectrum, columns: int) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -275,7 +275,7 @@ def _spectrum_legend(figure: Figure, eigenvalues: Spectrum) -> None:
         Line2D([], [], color=VERMILION, marker="x", linestyle="none", markersize=6, markeredgewidth=1.5),
     ]
     labels = [f"{_SPECTRUM_TEXT[eigenvalues.kind]}: the mode decays", "the mode grows: this step is unstable"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 @_styled
@@ -540,7 +540,7 @@ def _scale(fields: Iterable[np.ndarray], signed: bool = False):
     return Normalize(low, high)
 
 
-def _image(ax: Axes, grid: Grid, u: np.ndarray, axes: tuple[int, int], norm, signed: bool = False):
+def _image(ax: Axes, grid: Grid, u: np.ndarray, axes: tuple[int, int], norm, signed: bool = False, unit: str = "m"):
     """Draw a 2-D slice with true aspect; the first axis runs to the right."""
     from matplotlib import colormaps
 
@@ -552,7 +552,7 @@ def _image(ax: Axes, grid: Grid, u: np.ndarray, axes: tuple[int, int], norm, sig
     ax.set_facecolor(VOID)
     wide, high = grid.lengths[across], grid.lengths[up]
     ax.set_aspect("equal" if 0.1 <= high / wide <= 10 else "auto")
-    ax.set(xlabel=f"{grid.axes[across]} [m]", ylabel=f"{grid.axes[up]} [m]")
+    ax.set(xlabel=f"{grid.axes[across]} [{unit}]", ylabel=f"{grid.axes[up]} [{unit}]")
     ax.locator_params(nbins=5)
     for spine in ("top", "right"):
         ax.spines[spine].set_visible(True)
@@ -577,7 +577,7 @@ def frames(trajectory: Trajectory, count: int = 6, path: str | Path | None = Non
     columns = min(len(chosen), 3)
     lines = math.ceil(len(chosen) / columns)
     width, height = _panel_size(grid, 3.3)
-    figure = _figure(width * columns + 1.6, (height + 0.75) * lines + 0.5)
+    figure = _figure(width * columns + 1.8, (height + 0.4) * lines + 0.7)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     shown = [_slice(grid, trajectory.u[k]) for k in chosen]
     norm = _scale(shown)
@@ -645,12 +645,25 @@ def animation(trajectory: Trajectory, path: str | Path, *, frames_per_second: fl
             figure.set_layout_engine("none")  # or labels of changing width would make the picture tremble
         canvas.draw()
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    palette = pictures[-1].quantize(128, method=Image.Quantize.MEDIANCUT)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(_animation_colours().ravel().tolist())
     pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     buffer = io.BytesIO()
     hold = [round(1000 / frames_per_second)] * (len(pictures) - 1) + [1500]
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=hold, loop=0, optimize=False)
     write_bytes(path, buffer.getvalue())
+
+
+def _animation_colours() -> np.ndarray:
+    """Return the 256 colours of every frame, (256, 3): the field's map, greys from ink to paper, and a line's edges."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    field_map = colormaps[FIELDS](np.linspace(0.0, 1.0, 222))[:, :3]
+    greys = np.repeat(np.linspace(0.0, 1.0, 18)[:, None], 3, axis=1)  # coarse: Pillow matches to about 4 levels
+    fade = np.linspace(0.0, 1.0, 16)[:, None]
+    edges = fade * np.array(to_rgb(BLUE)) + (1.0 - fade)
+    return np.round(255 * np.vstack([field_map, greys, edges])).astype(int)
 
 
 @_styled
@@ -756,28 +769,31 @@ def prediction(
     known, ``.operator``; without it and without `grid` the axes count cells.
     """
     operator = getattr(predicted, "operator", None)
+    unit = "cells" if grid is None and operator is None else "m"
     if grid is None:
         grid = operator.grid if operator is not None else _cells(np.shape(predicted.u))
     u = _checked_field(grid, predicted.u)
     truth = None if truth is None else _checked_field(grid, truth)
-    panels = [("prediction", u, False)]
-    if truth is not None:
-        panels += [("truth", truth, False), ("prediction − truth", u - truth, True)]
-    bounded = predicted.bound is not None
-    total = len(panels) + bounded
+    bound = predicted.bound
     if grid.ndim == 1:
-        return _finished(_predicted_line(grid, u, truth, predicted.bound, label), path)
-    width, height = _panel_size(grid, 3.3)
-    figure = _figure((width + 0.9) * len(panels) + 3.6 * bounded, max(height + 0.8, 3.4))
-    axes = figure.subplots(1, total, squeeze=False, width_ratios=[width + 0.9] * len(panels) + [2.6] * bounded)[0]
-    norm = _scale([_slice(grid, f) for _, f, signed in panels if not signed])
-    for ax, (title, values, signed) in zip(axes, panels, strict=False):
-        shown = _slice(grid, values)
-        image = _image(ax, grid, shown, (0, 1), _scale([shown], signed=True) if signed else norm, signed)
+        return _finished(_predicted_line(grid, u, truth, bound, operator, label, unit), path)
+    wide, high = _panel_size(grid, 3.3)
+    widths = [wide] * (1 if truth is None else 3) + [2.4] * (bound is not None)
+    figure = _figure(sum(widths) + 1.1 * len(widths), max(high + 0.9, 2.9))
+    axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+    fields = {"prediction": u} if truth is None else {"prediction": u, "truth": truth}
+    norm = _scale([_slice(grid, values) for values in fields.values()])
+    for ax, (title, values) in zip(axes, fields.items(), strict=False):
+        image = _image(ax, grid, _slice(grid, values), (0, 1), norm, unit=unit)
         ax.set_title(title)
-        figure.colorbar(image, ax=ax, label=label if signed or len(panels) == 1 else None, shrink=0.8)
-    if bounded:
-        _bound_panel(axes[-1], predicted.bound, u, truth, operator)
+    figure.colorbar(image, ax=axes[: len(fields)], label=label, shrink=0.8)
+    if truth is not None:
+        error = _slice(grid, u - truth)
+        image = _image(axes[2], grid, error, (0, 1), _scale([error], signed=True), signed=True, unit=unit)
+        axes[2].set_title("prediction − truth")
+        figure.colorbar(image, ax=axes[2], label=label, shrink=0.8)
+    if bound is not None:
+        _bound_panel(axes[-1], bound, u, truth, operator)
     return _finished(figure, path)
 
 
@@ -785,20 +801,21 @@ def _cells(shape: tuple[int, ...]) -> Grid:
     return Grid(shape=shape, lengths=tuple(float(n) for n in shape))
 
 
-def _predicted_line(grid: Grid, u: np.ndarray, truth: np.ndarray | None, bound: Any, label: str) -> Figure:
-    figure = _figure(10.5 if bound is not None else 7.0, 4.2)
-    axes = figure.subplots(
-        1, 2 if bound is not None else 1, squeeze=False, width_ratios=[3, 1.2] if bound is not None else [1]
-    )[0]
+def _predicted_line(
+    grid: Grid, u: np.ndarray, truth: np.ndarray | None, bound: Any, operator: Operator | None, label: str, unit: str
+) -> Figure:
+    widths = [6.5] if bound is None else [6.5, 2.4]
+    figure = _figure(sum(widths) + 1.2 * (len(widths) - 1), 4.0)
+    axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     x = grid.centers[0]
     if truth is not None:
         axes[0].plot(x, truth, color=BLACK, linewidth=1.2, label="truth")
     axes[0].plot(x, u, color=BLUE, linestyle="--", label="prediction")
-    axes[0].set(xlabel=f"{grid.axes[0]} [m]", ylabel=label)
+    axes[0].set(xlabel=f"{grid.axes[0]} [{unit}]", ylabel=label)
     axes[0].legend(frameon=False)
     axes[0].grid(visible=True)
     if bound is not None:
-        _bound_panel(axes[1], bound, u, truth, None)
+        _bound_panel(axes[1], bound, u, truth, operator)
     return figure
 
 
@@ -811,30 +828,33 @@ def _bound_panel(ax: Axes, bound: Any, u: np.ndarray, truth: np.ndarray | None, 
         energy = _energy(operator, error)
         scale = _energy(operator, solution) or 1.0
         rows += [
-            ("energy,\nupper bound", bound.energy / scale, VERMILION, "v"),
-            ("energy,\ntrue", energy / scale, BLACK, "o"),
-            ("energy,\nlower bound", bound.energy_lower / scale, GREEN, "^"),
+            ("energy, upper bound", bound.energy / scale, VERMILION, "v"),
+            ("energy, true", energy / scale, BLACK, "o"),
+            ("energy, lower bound", bound.energy_lower / scale, GREEN, "^"),
         ]
-    rows.append(("L2,\nupper bound", bound.l2_relative, VERMILION, "v"))
+    rows.append(("L2, upper bound", bound.l2_relative, VERMILION, "v"))
     if truth is not None:
         volumes = 1.0 if operator is None else operator.grid.volumes
         norm = lambda v: math.sqrt(float((volumes * v * v).sum()))  # noqa: E731
-        rows.append(("L2,\ntrue", norm(error) / (norm(solution) or 1.0), BLACK, "o"))
+        rows.append(("L2, true", norm(error) / (norm(solution) or 1.0), BLACK, "o"))
     rows = [row for row in rows if math.isfinite(row[1]) and row[1] > 0.0]
-    ax.set_title("relative error\nand its guarantee")
+    ax.set_title("relative error, guaranteed")
     if not rows:
         ax.text(0.5, 0.5, "no finite bound", transform=ax.transAxes, ha="center")
         ax.set_axis_off()
         return
     for k, (_, value, colour, marker) in enumerate(rows):
-        ax.plot(k, value, marker, color=colour, markersize=9)
-        ax.annotate(f"{value:.1e}", (k, value), (0, 9), textcoords="offset points", ha="center", fontsize=8.5)
+        ax.plot(value, k, marker, color=colour, markersize=8)
+        ax.annotate(f"{value:.2e}", (value, k), (0, 7), textcoords="offset points", ha="center", fontsize=8.5)
     values = [value for _, value, _, _ in rows]
-    ax.set_yscale("log")
-    ax.set_ylim(min(values) / 4, max(values) * 6)
-    ax.set_xlim(-0.6, len(rows) - 0.4)
-    ax.set_xticks(range(len(rows)), [name for name, _, _, _ in rows], rotation=60, fontsize=8.5)
-    ax.grid(visible=True, axis="y")
+    ax.set_xscale("log")
+    decades = max(2.0, math.log10(max(values) / min(values)) + 1.0)  # room around the markers
+    middle = math.sqrt(max(values) * min(values))
+    ax.set_xlim(middle * 10 ** (-decades / 2), middle * 10 ** (decades / 2))
+    ax.set_ylim(len(rows) - 0.5, -0.7)
+    ax.set_yticks(range(len(rows)), [name for name, _, _, _ in rows], fontsize=8.5)
+    ax.minorticks_off()
+    ax.grid(visible=True, axis="x")
 
 
 def _energy(operator: Operator, v: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import pytest
 import diffsim as ds
 from diffsim.operator import discretize
 from diffsim.schemes import SCHEMES, Stabilized, within
-from diffsim.stability import allowed_step, check_step, mesh_fourier, positive_step
+from diffsim.stability import allowed_step, check_step, mesh_fourier, positive_step, spectrum
 
 ROWS = list(SCHEMES.values())
 every_scheme = pytest.mark.parametrize("scheme", ROWS, ids=lambda s: s.name)
@@ -356,3 +356,40 @@ def test_a_problem_that_does_not_move_has_no_limit():
     assert verdict.dt_limit == math.inf
     assert positive_step(discretize(insulated), SCHEMES["ftcs"]) == math.inf
     assert "stable" in verdict.explain()
+
+
+# --- the spectrum itself -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("x", "y"), list(itertools.product(PAIRS, PAIRS[::2])), ids=lambda pair: "-".join(pair))
+def test_the_closed_form_spectrum_is_the_dense_one(x, y):
+    kinds = {"x-": x[0], "x+": x[1], "y-": y[0], "y+": y[1]}
+    operator = discretize(plate(diffusivity=ds.PerAxis(0.7, 1.3), capacity=2.5, loss=0.4, boundary=sides(kinds)))
+    found, true = spectrum(operator), np.linalg.eigvalsh(dense(operator))
+    assert found.kind == "exact"
+    gaps = np.abs(found.values[:, None] - true).min(axis=1)  # periodic pairs are counted once
+    assert gaps.max() < 1e-10 * true[-1]
+    assert np.abs(found.values[:, None] - true).min(axis=0).max() < 1e-10 * true[-1]
+
+
+def test_a_large_box_is_sampled_with_both_ends():
+    problem = ds.Problem(ds.Grid(shape=(300, 200), lengths=(1.0, 1.0)), diffusivity=1.0)
+    found = spectrum(discretize(problem))
+    assert found.values.size <= 5000
+    assert found.values[0] == pytest.approx(0.0, abs=1e-9)
+    assert found.values[-1] == pytest.approx(found.bound, rel=1e-12)
+
+
+@every_problem
+def test_estimates_lie_inside_the_spectrum_and_near_its_end(problem):
+    operator = discretize(problem)
+    true = np.linalg.eigvalsh(dense(operator))
+    found = spectrum(operator, most=0)
+    if found.kind == "exact":
+        return
+    assert found.kind == "ritz"
+    assert found.values.min() >= -1e-9 * true[-1]
+    assert found.values.max() <= true[-1] * (1 + 1e-12)
+    assert found.values.max() == pytest.approx(true[-1], rel=1e-6)
+    assert found.bound >= true[-1]
+    np.testing.assert_allclose(spectrum(operator).values, np.maximum(true, 0.0), atol=1e-12 * true[-1])
