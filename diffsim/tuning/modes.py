@@ -19,7 +19,10 @@ from ..schemes import SCHEMES, Scheme
 from ..steppers import Counts, ShiftedSolver, phi
 
 _AXIS_CELLS = 1024  # axes longer than this are not diagonalised: eigenvectors cost n^2 numbers
-_POLES = 24  # one shifted solve each, spread over all time scales between the fastest mode and the run
+_DENSE_CELLS = 512  # smaller problems are diagonalised whole
+_POLES = 36  # one shifted solve each, spread over all time scales between the fastest mode and the run
+_RESOLVED = 1e-2  # residual of a Ritz value, relative to it
+_SPREAD = 24  # places in the gap of a rate that is not resolved
 _BINS_PER_E = 100  # merged modes differ by 1 % at most
 
 
@@ -43,6 +46,8 @@ class Modes:
         Time that the state was followed to [s].
     exact
         True where every mode was found; False where a rational Krylov space stands for them.
+    resolved
+        (m,) bool: the rate is that of a mode; elsewhere it stands for the many modes between its neighbours.
     """
 
     rates: np.ndarray
@@ -52,6 +57,7 @@ class Modes:
     span: float
     duration: float
     exact: bool
+    resolved: np.ndarray | None = None
 
     def distance(self, t: float) -> float:
         """rms(u(t) - u(inf)); modes of rate 0 do not move towards anything and are left out."""
@@ -63,9 +69,11 @@ class Modes:
         """rms difference from the semi-discrete solution after `n` equal steps to the time `t`, relative to `span`."""
         if self.span == 0 or scheme.family == "exponential":
             return 0.0
-        rates, slopes, axes = (
-            self._essential if scheme.family != "splitting" else (self.rates, self.slopes, self.axis_rates)
-        )
+        rates, slopes, axes = self._essential
+        if scheme.family == "splitting":
+            rates, slopes, axes = self.rates, self.slopes, self.axis_rates
+        elif scheme.family == "stabilized":  # polynomials ripple: one rate must not stand for a crest or a trough
+            rates, slopes = self._spread
         dt = t / n
         stages = scheme.stages_for(dt * self.reach) if scheme.stages is None else None
         made = power(scheme, -dt * rates, n, stages, None if axes is None else -dt * axes)
@@ -85,6 +93,21 @@ class Modes:
         mean = np.bincount(place, weight * self.rates)
         kept = total > 0
         return mean[kept] / total[kept], np.sqrt(total[kept]), None
+
+    @cached_property
+    def _spread(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rates that stand for many, spread evenly in logarithm between their neighbours."""
+        if self.resolved is None or self.resolved.all():
+            return self._essential[:2]
+        logs = np.log(np.maximum(self.rates, 1e-9 / self.duration))
+        middle = 0.5 * (logs[1:] + logs[:-1])
+        low, high = np.append(logs[0], middle), np.append(middle, logs[-1])
+        places = np.exp(low[:, None] + (high - low)[:, None] * (np.arange(_SPREAD) + 0.5) / _SPREAD)
+        many = ~self.resolved
+        rates = np.concatenate([self.rates[self.resolved], places[many].ravel()])
+        # du/dt = lambda * distance: it is the distance that is shared out
+        share = np.repeat(self.slopes[many] / self.rates[many] / math.sqrt(_SPREAD), _SPREAD) * places[many].ravel()
+        return rates, np.concatenate([self.slopes[self.resolved], share])
 
 
 def power(
@@ -113,7 +136,8 @@ def power(
 def decay(operator: Operator, state: np.ndarray, duration: float) -> Modes:
     """Modes of a problem with steady coefficients and data, from the padded `state`.
 
-    Constant boxes are diagonalised axis by axis (any sides, Robin too): every mode, exactly. Elsewhere the slope du/dt
+    Constant boxes are diagonalised axis by axis (any sides, Robin too) and small problems whole: every mode, exactly.
+    Elsewhere the slope du/dt
     spans a rational Krylov space, ``v -> (1 + gamma A)^-1 v`` with gamma from the fastest time of the grid to
     `duration`, on which A is projected (Ruhe 1984; for the exponential Druskin, Knizhnerman & Zaslavsky 2009).
 
@@ -131,6 +155,8 @@ def decay(operator: Operator, state: np.ndarray, duration: float) -> Modes:
         slope[~operator.free] = 0.0
     if operator.uniform is not None and max(operator.shape) <= _AXIS_CELLS:
         return _separable(operator, state, slope, duration)
+    if operator.grid.size <= _DENSE_CELLS:
+        return _dense(operator, state, slope, duration)
     return _krylov(operator, state, slope, duration)
 
 
@@ -185,6 +211,20 @@ def _separable(operator: Operator, state: np.ndarray, slope: np.ndarray, duratio
     )
 
 
+def _dense(operator: Operator, state: np.ndarray, slope: np.ndarray, duration: float) -> Modes:
+    free = operator.free.ravel()
+    root = np.sqrt(operator.mass.ravel()[free])
+    stiffness = operator.matrix().toarray()[np.ix_(free, free)]
+    rates, vectors = np.linalg.eigh(stiffness / np.outer(root, root))
+    reach = operator.spectral_bound().value
+    rates[rates < 1e-13 * reach] = 0.0
+    parts = vectors.T @ (root * slope.ravel()[free])
+    end = state.copy()
+    end.reshape(-1)[free] += vectors @ (parts * duration * phi(1, duration * rates)) / root
+    slopes = np.abs(parts) / math.sqrt(float(root @ root))
+    return Modes(rates, slopes, None, reach, _span(operator, state, end), duration, exact=True)
+
+
 def _krylov(operator: Operator, state: np.ndarray, slope: np.ndarray, duration: float) -> Modes:
     mass, reach = operator.mass, operator.spectral_bound().value
     total = float(mass.sum() if operator.all_free else mass[operator.free].sum())
@@ -212,16 +252,18 @@ def _krylov(operator: Operator, state: np.ndarray, slope: np.ndarray, duration: 
             exact = True
             break
         basis.append(w / size)
-    projected = np.empty((len(basis),) * 2)
-    for j, v in enumerate(basis):
-        kv = operator.apply(v)
-        projected[:, j] = [float((u * kv).sum()) for u in basis]
+    space = np.stack([v.ravel() for v in basis], axis=1)
+    image = np.stack([operator.apply(v).ravel() for v in basis], axis=1)
+    projected = space.T @ image
     rates, vectors = np.linalg.eigh(0.5 * (projected + projected.T))
+    missed = (image @ vectors) / mass.reshape(-1, 1) - space @ vectors * rates  # A x - rate x
+    left = np.sqrt((mass.reshape(-1, 1) * missed**2).sum(axis=0))
     rates = np.where(rates < 1e-13 * reach, 0.0, rates)
+    resolved = left <= _RESOLVED * np.maximum(rates, 1e-13 * reach)
     end = vectors @ (duration * phi(1, duration * rates) * vectors[0]) * norm
     final = state + sum(c * v for c, v in zip(end, basis, strict=True))
     slopes = np.abs(vectors[0]) * norm / math.sqrt(total)
-    return Modes(rates, slopes, None, reach, _span(operator, state, final), duration, exact)
+    return Modes(rates, slopes, None, reach, _span(operator, state, final), duration, exact, resolved)
 
 
 def _span(operator: Operator, start: np.ndarray, end: np.ndarray) -> float:
