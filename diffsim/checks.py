@@ -37,13 +37,19 @@ def examine(run: Trajectory, problem: Problem | None = None) -> list[Finding]:
 
 def _times(run: Trajectory) -> Finding:
     ok = bool(np.isfinite(run.t).all() and (np.diff(run.t) > 0).all())
-    return Finding("times", ok, f"{len(run.t)} frames, t = {run.t[0]:g} to {run.t[-1]:g}" + ("" if ok else ", not increasing"))
+    return Finding(
+        "times", ok, f"{len(run.t)} frames, t = {run.t[0]:g} to {run.t[-1]:g}" + ("" if ok else ", not increasing")
+    )
 
 
 def _finite(run: Trajectory) -> Finding:
     voids = np.isnan(run.u[0])
     wrong = [k for k, u in enumerate(run.u) if not (np.isnan(u) == voids).all() or np.isinf(u).any()]
-    detail = f"frames {wrong[:5]} hold values that are not finite" if wrong else f"{int(voids.sum())} void cells in every frame"
+    detail = (
+        f"frames {wrong[:5]} hold values that are not finite"
+        if wrong
+        else f"{int(voids.sum())} void cells in every frame"
+    )
     return Finding("values", not wrong and not voids.all(), detail)
 
 
@@ -53,7 +59,9 @@ def _frozen(run: Trajectory) -> Finding:
     frozen = [k + 1 for k in range(len(same) - 1) if same[k] and not same[k + 1]]
     at_rest = bool(same) and same[0] and frozen == list(range(frozen[0], frozen[0] + 1)) if frozen else False
     ok = not frozen or at_rest  # a run may rest before data over time set it in motion
-    return Finding("motion", ok, "no frame repeats another" if ok else f"frames {frozen[:5]} repeat the one before them")
+    return Finding(
+        "motion", ok, "no frame repeats another" if ok else f"frames {frozen[:5]} repeat the one before them"
+    )
 
 
 def _content(run: Trajectory, problem: Problem) -> Finding:
@@ -78,4 +86,6 @@ def _steps(run: Trajectory, problem: Problem) -> Finding:
         error = float(np.nanmax(np.abs(again.final - run.u[k + 1]))) / span
         if not error <= worst:
             worst, where = error, k + 1
-    return Finding("steps", worst <= _REDONE, f"redone by another method, frame {where} differs most: {worst:.1e} of the span")
+    return Finding(
+        "steps", worst <= _REDONE, f"redone by another method, frame {where} differs most: {worst:.1e} of the span"
+    )

@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def options(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of all kernels; default: the cores.")] = None,
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=lambda wanted: _version(wanted), help="Print the version.")
+        bool,
+        typer.Option("--version", is_eager=True, callback=lambda wanted: _version(wanted), help="Print the version."),
     ] = False,
 ) -> None:
     """Options before the command."""
@@ -68,7 +69,9 @@ def _version(wanted: bool) -> None:
 def simulate(
     file: Problem,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.h5", help="Where the run goes; default: beside you.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.h5", help="Where the run goes; default: beside you.")
+    ] = None,
     plot: Plot = None,
     animate: Annotated[Path | None, typer.Option(metavar="FILE.gif", help="Also write an animation.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")] = False,
@@ -234,9 +237,21 @@ def stability(
     say(verdict.explain())
     say("")
     rows = [
-        (name, SCHEMES[name].order, v.dt_limit, v.dt_positive, "yes" if v.stable else "no") for name, v in verdicts.items()
+        (name, SCHEMES[name].order, v.dt_limit, v.dt_positive, "yes" if v.stable else "no")
+        for name, v in verdicts.items()
     ]
-    say(table(rows, ("scheme", "order", "largest stable dt", "no new extrema up to", "stable" + ("" if dt is None else " at dt"))))
+    say(
+        table(
+            rows,
+            (
+                "scheme",
+                "order",
+                "largest stable dt",
+                "no new extrema up to",
+                "stable" + ("" if dt is None else " at dt"),
+            ),
+        )
+    )
     if not quiet:
         note(f"next: diffsim simulate {file} --set run.scheme={scheme}")
 
@@ -261,11 +276,12 @@ def plan(
     chosen = make_plan(problem, configuration.initial(), until=settings["until"], tol=tol)
     facts = {key: getattr(chosen, key) for key in ("scheme", "dt", "steps", "work", "seconds")}
     if json:
-        emit({**facts, "table": chosen.table})
+        emit({**facts, "table": _records(chosen.table)})
         return
     say(table(list(facts.items())))
     say("")
-    say(_as_table(chosen.table))
+    rows = _records(chosen.table)
+    say(table([list(row.values()) for row in rows], list(rows[0])))
     if not quiet:
         note(f"next: diffsim simulate {file} --set run.scheme={chosen.scheme} --set run.dt={chosen.dt:.6g}")
 
@@ -294,7 +310,9 @@ def sweep(
     if plot is not None:
         result.plot(plot)
     if json:
-        emit({"dts": wanted.dts, "steps": wanted.steps, "diffusivities": wanted.diffusivities, "outcome": result.outcome})
+        emit(
+            {"dts": wanted.dts, "steps": wanted.steps, "diffusivities": wanted.diffusivities, "outcome": result.outcome}
+        )
         return
     for k, layer in enumerate(result.outcome if wanted.diffusivities else [result.outcome]):
         if wanted.diffusivities:
@@ -372,7 +390,9 @@ def tortuosity(
 @app.command()
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN.h5", help="A saved run.")],
-    file: Annotated[Path | None, typer.Argument(metavar="[PROBLEM.toml]", help="Its problem: then steps are redone.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[PROBLEM.toml]", help="Its problem: then steps are redone.")
+    ] = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -394,9 +414,7 @@ def verify(
 
 
 @app.command()
-def bench(
-    quick: Annotated[bool, typer.Option(help="Small sizes only.")] = False, json: Json = False
-) -> None:
+def bench(quick: Annotated[bool, typer.Option(help="Small sizes only.")] = False, json: Json = False) -> None:
     """Measure kernels, solvers and the first call on this machine."""
     from .bench import measurements
 
@@ -475,9 +493,6 @@ def _free(out: Path | None, default: str, force: bool) -> Path:
     return target
 
 
-def _as_table(rows: Any) -> str:
-    """Rows of dataclasses or dicts as text; text as it is."""
-    if isinstance(rows, str):
-        return rows
-    dicts = [row if isinstance(row, dict) else vars(row) for row in rows]
-    return table([list(row.values()) for row in dicts], list(dicts[0])) if dicts else ""
+def _records(rows: Any) -> list[dict[str, Any]]:
+    """The public fields of dataclasses."""
+    return [{key: value for key, value in vars(row).items() if not key.startswith("_")} for row in rows]

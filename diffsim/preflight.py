@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import resources
+from .errors import ProblemError
 from .problem import PerAxis, Problem, Tensor
 from .trajectory import Trajectory
 
@@ -49,16 +50,24 @@ class Survey:
         low, high = self.diffusivity
         step, steps = "adapts", "adapts"
         if self.step is not None and self.fourier is not None:
-            limit = f", stable up to {self.limit:.6g} (Fo {self.fourier_limit:.4g})" if math.isfinite(self.limit) else ""
+            limit = (
+                f", stable up to {self.limit:.6g} (Fo {self.fourier_limit:.4g})" if math.isfinite(self.limit) else ""
+            )
             step, steps = f"{self.step:.6g}, mesh Fourier number {self.fourier:.4g}{limit}", f"about {self.steps}"
         return [
-            ("grid", f"{' x '.join(map(str, self.shape))} cells, spacing {' x '.join(f'{h:.4g}' for h in self.spacing)}"),
+            (
+                "grid",
+                f"{' x '.join(map(str, self.shape))} cells, spacing {' x '.join(f'{h:.4g}' for h in self.spacing)}",
+            ),
             ("diffusivity", f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"),
             ("diffusion time", f"{self.diffusion_time:.4g} (L^2 c / D); the run lasts {self.duration:.4g}"),
             ("scheme", self.scheme),
             ("step", step),
             ("steps", steps),
-            ("memory, disk", f"{resources.readable(self.memory)}, {resources.readable(self.disk)} for {self.frames} frames"),
+            (
+                "memory, disk",
+                f"{resources.readable(self.memory)}, {resources.readable(self.disk)} for {self.frames} frames",
+            ),
         ]
 
     def require_room(self, folder: Path) -> None:
@@ -71,6 +80,8 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
 
     Raises
     ------
+    ProblemError
+        Where the run would end before it starts.
     ResourceError
         Where it does not fit into memory; nothing of the size of the grid was allocated then.
     StabilityError
@@ -89,6 +100,8 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
 
     begin = float(initial.t[-1]) if isinstance(initial, Trajectory) else 0.0
     duration = settings["until"] - begin
+    if duration < 0:
+        raise ProblemError(f"until = {settings['until']:g} lies before the start at t = {begin:g}; give a later time.")
     system = System(problem, problem.grid.field("initial", state(problem, initial), where=problem.active), begin)
     operator = system.first
     if settings["scheme"] == "auto":

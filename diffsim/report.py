@@ -37,7 +37,8 @@ _PAGE = """<!DOCTYPE html>
 {% if kind == "text" %}<p>{{ value }}</p>
 {% elif kind == "table" %}<table><thead><tr>{% for head in value[0] %}<th>{{ head }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in value[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
-{% else %}<figure><img src="data:image/{{ value[0] }};base64,{{ value[1] }}" alt="{{ value[2] }}"><figcaption>{{ value[2] }}</figcaption></figure>
+{% else %}<figure><img src="data:image/{{ value[0] }};base64,{{ value[1] }}" alt="{{ value[2] }}">
+<figcaption>{{ value[2] }}</figcaption></figure>
 {% endif %}{% endfor %}
 </section>
 {% endfor %}
@@ -66,7 +67,9 @@ class Section:
     def figure(self, figure, caption: str) -> None:
         """Add a matplotlib Figure, or the path of a PNG or GIF file."""
         if isinstance(figure, str | Path):
-            kind, data = Path(figure).suffix.lstrip("."), Path(figure).read_bytes()
+            from .store import read_bytes
+
+            kind, data = Path(figure).suffix.lstrip("."), read_bytes(figure, most=64 << 20, what="picture")
         else:
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=110)
@@ -102,8 +105,8 @@ class Report:
 
     def write(self, path: str | Path) -> Path:
         """Write the page atomically and return its path."""
-        from .store import atomic
+        from .store import write_text
 
         path = Path(path)
-        atomic.write_text(path, self.html())
+        write_text(path, self.html())
         return path

@@ -25,12 +25,10 @@ def to_xarray(data, part=None):
 
 def to_pdebench(data, path: str | Path, part=None) -> None:
     """PDEBench's 2-D Darcy flow: ``nu`` (n, nx, ny), ``tensor`` (n, 1, nx, ny), and the coordinates of the centres."""
-    import h5py
-
     if len(data.shape) != 2 or data.task != "coefficients":
         raise ProblemError("the PDEBench layout written here is that of its 2-D Darcy equilibria; this is not.")
     arrays, grid = data.arrays(part), data[0].problem.grid
-    with store.replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with store.create_hdf5(path) as file:
         file["nu"] = arrays["diffusivity"]
         file["tensor"] = arrays["u"][:, None]
         for name, centers in zip(("x-coordinate", "y-coordinate"), grid.centers, strict=True):
@@ -43,13 +41,11 @@ def to_well(data, path: str | Path, part=None) -> None:
     Trajectories carry their frames and their equilibrium; equilibria are single steps. The layout is that of the
     project's data-format page (polymathic-ai/the_well).
     """
-    import h5py
-
     arrays, grid = data.arrays(part), data[0].problem.grid
     frames = arrays.get("frames", arrays["u"][:, None])
     times = arrays.get("times", np.zeros(1))
     text = lambda names: np.array(names, dtype="S16")  # noqa: E731
-    with store.replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with store.create_hdf5(path) as file:
         file.attrs.update(
             dataset_name=data.spec.name if data.spec else "given",
             grid_type="cartesian",

@@ -641,3 +641,62 @@ def test_mutated_files_raise_only_our_errors(tmp_path, rng, kind):
         except (StoreError, ResourceError):
             refused += 1
     assert refused > 0
+
+
+def test_other_layouts_are_written_as_safely(tmp_path):
+    path = tmp_path / "other.h5"
+    with store.create_hdf5(path) as file:
+        file["a/b"] = np.arange(3)
+        file.attrs["name"] = "x"
+        assert not path.exists()
+    with store.open_hdf5(path) as file:
+        assert file["a/b"][2] == 2
+    with pytest.raises(ZeroDivisionError), store.create_hdf5(path) as file:
+        file["a"] = 1 // 0
+    with store.open_hdf5(path) as file:
+        assert "a/b" in file
+    assert no_temporaries(tmp_path)
+
+
+def test_figures_are_written_in_the_format_of_their_suffix(tmp_path):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    for suffix, magic in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")):
+        store.write_figure(figure, tmp_path / f"a{suffix}")
+        assert (tmp_path / f"a{suffix}").read_bytes().startswith(magic)
+    with pytest.raises(StoreError, match="no picture format 'xyz'"):
+        store.write_figure(figure, tmp_path / "a.xyz")
+
+
+def test_a_trajectory_comes_back_bit_for_bit(tmp_path):
+    import diffsim as ds
+
+    grid = ds.Grid.from_edges([np.array([0.0, 0.1, 0.3, 1.0]), np.linspace(0, 2, 5)], geometry="cylindrical")
+    problem = ds.Problem(grid, diffusivity=1.0, boundary={"r+": ds.Dirichlet(lambda t: 1 + t)})
+    run = ds.simulate(problem, 0.0, until=0.3, save=[0.0, 0.1, 0.3], scheme="tr-bdf2", probes={"a/b ü": (0.2, 1.0)})
+    run.save(tmp_path / "run.h5")
+    again = ds.load(tmp_path / "run.h5")
+    for name in ("t", "u", "content"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(run, name))
+    for one, other in zip(again.grid.edges, grid.edges, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert again.grid.geometry == "cylindrical"
+    for name in ("status", "message", "scheme", "dt", "balance"):
+        assert getattr(again, name) == getattr(run, name)
+    assert dict(again.stats) == dict(run.stats)
+    np.testing.assert_array_equal(again.probes["a/b ü"], run.probes["a/b ü"])
+    for side in ("r+", "z-"):
+        np.testing.assert_array_equal(again.flow(side), run.flow(side))
+
+
+def test_what_is_not_a_trajectory_is_named(tmp_path):
+    store.write_hdf5(tmp_path / "other.h5", {"u": np.zeros(3)}, {"kind": "shard"})
+    with pytest.raises(StoreError, match="'shard', not a trajectory"):
+        store.load(tmp_path / "other.h5")
+    store.write_hdf5(tmp_path / "part.h5", {"t": np.zeros(3)}, {"kind": "trajectory", "version": 1})
+    with pytest.raises(StoreError, match="not a complete trajectory"):
+        store.load(tmp_path / "part.h5")
+    store.write_hdf5(tmp_path / "new.h5", {"t": np.zeros(3)}, {"kind": "trajectory", "version": 99})
+    with pytest.raises(StoreError, match="Upgrade"):
+        store.load(tmp_path / "new.h5")

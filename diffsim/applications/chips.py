@@ -15,6 +15,7 @@ from ..data import number
 from ..errors import ProblemError
 from ..grid import Grid
 from ..problem import Problem
+from ..store import write_figure
 from .materials import material
 
 
@@ -70,7 +71,7 @@ class Chip:
         figure.colorbar(image, ax=axes, label="temperature")
         axes.set(xlabel="x [mm]", ylabel="y [mm]", title=f"{self.power:.1f} W, hottest {self.maximum:.2f}")
         if path is not None:
-            figure.savefig(path, dpi=150)
+            write_figure(figure, path, dpi=150)
         return figure
 
 

@@ -11,6 +11,7 @@ from ..data import number
 from ..errors import ProblemError
 from ..grid import Grid
 from ..problem import OfGradient, Problem
+from ..store import write_figure
 
 STRONGEST = 0.05  # share of the pixels that counts as edges when the result is judged
 
@@ -53,7 +54,7 @@ class Denoised:
         for place in axes:
             place.set_axis_off()
         if path is not None:
-            figure.savefig(path, dpi=150)
+            write_figure(figure, path, dpi=150)
         return figure
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..grid import Grid
+from ..store import write_figure
 
 METRES_PER_DEGREE = 111_195.0  # of latitude, on a sphere of 6371 km
 CREEP = 0.01  # m^2/yr: within the 0.1 to 15 m^2/kyr that Hanks (2000) collects for dated scarps
@@ -63,5 +64,5 @@ def plot_relief(grid: Grid, surfaces: Sequence[np.ndarray], titles: Sequence[str
     axes[0].set_ylabel("north [km]")
     figure.colorbar(ScalarMappable(norm, cmap), ax=list(axes), label="elevation [m]", shrink=0.8)
     if path is not None:
-        figure.savefig(path, dpi=130)
+        write_figure(figure, path, dpi=130)
     return figure

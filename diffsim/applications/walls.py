@@ -14,6 +14,7 @@ from ..data import number
 from ..errors import ProblemError
 from ..grid import Grid
 from ..problem import Problem
+from ..store import write_figure
 from .materials import Material, material
 
 INSIDE_RESISTANCE = 0.13  # m^2 K/W, horizontal heat flow, EN ISO 6946:2017 table 7
@@ -63,7 +64,7 @@ class WallSection:
             title=f"U = {self.u_value:.3f} W/(m² K), heat flow {self.flux:.2f} W/m²", xlim=(0, 1000 * edges[-1]),
         )  # fmt: skip
         if path is not None:
-            figure.savefig(path, dpi=150)
+            write_figure(figure, path, dpi=150)
         return figure
 
 

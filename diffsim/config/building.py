@@ -1,12 +1,13 @@
 """From checked tables to a `Problem`: fields from files, regions, sides, patches."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import boundary, store
+from .. import boundary, resources, store
 from ..data import TimeSeries
 from ..errors import ProblemError
 from ..grid import Grid
@@ -25,6 +26,8 @@ def grid_of(table: GridTable) -> Grid:
         raise ProblemError("grid needs shape and lengths (or edges), e.g. shape = [64, 32] and lengths = [2.0, 1.0].")
     lengths = table.lengths if isinstance(table.lengths, list) else [table.lengths]
     shape = table.shape if isinstance(table.shape, list) else [table.shape]
+    cells = " x ".join(map(str, shape))
+    resources.require_memory(8 * math.prod(shape), f"one field of {cells} cells", tuple(shape))
     return Grid(tuple(shape), tuple(number("grid.lengths", x, "[length]") for x in lengths), geometry=table.geometry)
 
 

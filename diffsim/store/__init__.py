@@ -5,10 +5,10 @@ against what it holds before memory is taken, never runs code, never follows a l
 `StoreError` naming the file where anything is wrong.
 
     atomic        replacing, write_bytes, write_text, write_json, Journal, locked, sweep
-    hdf5          write_hdf5, read_hdf5 (sealed with a digest), open_hdf5 (other people's files)
+    hdf5          write_hdf5, read_hdf5 (sealed with a digest), create_hdf5, open_hdf5 (layouts of others)
     arrays        npy, npz, safetensors
     tables        CSV, TOML, JSON, text
-    images        PNG, TIFF and what else pillow reads
+    images        PNG, TIFF and what else pillow reads; figures
     trajectories  save_trajectory, load
 """
 
@@ -26,8 +26,8 @@ from .atomic import (
     write_json,
     write_text,
 )
-from .hdf5 import open_hdf5, read_hdf5, write_hdf5
-from .images import read_image
+from .hdf5 import create_hdf5, open_hdf5, read_hdf5, write_hdf5
+from .images import read_image, write_figure
 from .tables import Table, parse_toml, read_csv, read_json, read_text, read_toml
 from .trajectories import load, save_trajectory
 
@@ -35,6 +35,7 @@ __all__ = [
     "Journal",
     "Table",
     "append_line",
+    "create_hdf5",
     "digest",
     "load",
     "locked",
@@ -55,6 +56,7 @@ __all__ = [
     "save_trajectory",
     "sweep",
     "write_bytes",
+    "write_figure",
     "write_hdf5",
     "write_json",
     "write_npy",

@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import resources
 from ..errors import StoreError
-from .atomic import crash_point, explained, parsing, plain, replacing, translated
+from .atomic import crash_point, digest, explained, parsing, plain, replacing, translated
 
 BLOCK = 512
 _TITLE = "diffsim sealed hdf5"
@@ -88,8 +88,6 @@ def write_hdf5(path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> 
 
     Equal content gives equal bytes. Floats that were never written read back as NaN, never as 0.
     """
-    import h5py
-
     path = Path(path)
     converted = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, default=plain).encode()
@@ -99,23 +97,39 @@ def write_hdf5(path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> 
             raise StoreError(f"cannot write {path}: array {name!r} of dtype {array.dtype} is not plain numbers.")
     size = sum(array.nbytes for array in converted.values()) + BLOCK
     resources.require_disk(path.parent, size, f"writing {path.name}")
+    with create_hdf5(path, sealed=True) as file:
+        for name, array in converted.items():
+            _create(file, name, array)
+            crash_point("writing")
+    return digest(path)
+
+
+@contextmanager
+def create_hdf5(path, *, sealed: bool = False) -> Iterator[Any]:
+    """A new h5py file to write to, in any layout; it becomes the file at `path`, whole and durable, when the block ends.
+
+    Raises
+    ------
+    StoreError, ResourceError
+        Where it cannot be written; a full disk does not end the process, as it does with h5py alone.
+    """
+    import h5py
+
+    path = Path(path)
     with replacing(path) as temporary, open(temporary, "w+b", buffering=0) as raw:
         patient = _Patient(raw)
         try:
-            with h5py.File(patient, "w", userblock_size=BLOCK, track_order=False) as file:
-                for name, array in converted.items():
-                    _create(file, name, array)
-                    crash_point("writing")
+            with h5py.File(patient, "w", userblock_size=BLOCK if sealed else 0) as file:
+                yield file
         except (OSError, RuntimeError) as error:
             if patient.error is None:
                 raise StoreError(f"cannot write {path}: {error}.") from error
         if patient.error is not None:
             raise explained(patient.error, path, "write")
-        seal = _seal(raw)
-        raw.seek(0)
-        raw.write(seal)
-        raw.seek(0)
-        return hashlib.file_digest(raw, "sha256").hexdigest()
+        if sealed:
+            seal = _seal(raw)
+            raw.seek(0)
+            raw.write(seal)
 
 
 def _create(file, name: str, array: np.ndarray) -> None:

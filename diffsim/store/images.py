@@ -1,5 +1,6 @@
-"""Images and image stacks as arrays."""
+"""Images and image stacks as arrays; figures as files."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from .. import resources
 from ..errors import StoreError
 from .arrays import read_npy
-from .atomic import parsing, translated
+from .atomic import parsing, translated, write_bytes
 from .hdf5 import check_declared
 
 
@@ -49,6 +50,18 @@ def read_image(path) -> np.ndarray:
     if len({frame.shape for frame in frames}) != 1:
         raise StoreError(f"{path}: its pages differ in size, so they do not form one array.")
     return frames[0] if len(frames) == 1 else np.stack(frames)
+
+
+def write_figure(figure, path, dpi: float | None = None) -> None:
+    """Write a matplotlib Figure, atomically, in the format that the suffix of `path` names (.png without one)."""
+    path = Path(path)
+    kind = path.suffix.lstrip(".").lower() or "png"
+    supported = figure.canvas.get_supported_filetypes()
+    if kind not in supported:
+        raise StoreError(f"cannot write {path}: no picture format {kind!r}; use one of {', '.join(sorted(supported))}.")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, **({} if dpi is None else {"dpi": dpi}))
+    write_bytes(path, buffer.getvalue())
 
 
 def _bytes_per_pixel(mode: str) -> int:
