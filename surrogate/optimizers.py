@@ -146,17 +146,16 @@ class Muon(Optimizer):
         super().__init__(params, dict(lr=lr, momentum=momentum, plain=plain_lr / lr, weight_decay=weight_decay))
 
     @classmethod
-    def orthogonalised(cls, update: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-        """The nearest matrix with orthonormal rows (or columns), to the iteration's accuracy of about 30 %."""
+    def orthogonalised(cls, updates: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+        """The nearest matrices with orthonormal rows (or columns), (..., a, b), to the iteration's accuracy of 30 %."""
         a, b, c = cls.COEFFICIENTS
-        x = update.reshape(update.shape[0], -1)
-        tall = x.shape[0] > x.shape[1]
-        x = x.T if tall else x
-        x = x / (x.norm() + 1e-12)
+        tall = updates.shape[-2] > updates.shape[-1]
+        x = updates.mT if tall else updates
+        x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-12)
         for _ in range(iterations):
-            gram = x @ x.T
+            gram = x @ x.mT
             x = a * x + (b * gram + c * gram @ gram) @ x
-        return (x.T if tall else x).reshape(update.shape)
+        return x.mT if tall else x
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -166,20 +165,31 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            alike: dict[tuple[int, int], list[torch.Tensor]] = {}
             for p in group["params"]:
-                if p.grad is not None:
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    (self._matrix if p.ndim > 1 and not getattr(p, "plain", False) else self._plain)(p, group)
+                if p.grad is None:
+                    continue
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                if p.ndim > 1 and not getattr(p, "plain", False):
+                    alike.setdefault((p.shape[0], p[0].numel()), []).append(p)
+                else:
+                    self._plain(p, group)
+            for shape, parameters in alike.items():
+                self._matrices(shape, parameters, group)
         return loss
 
-    def _matrix(self, p, group) -> None:
-        state = self.state[p]
-        if not state:
-            state["average"] = torch.zeros_like(p)
-        average = state["average"].lerp_(p.grad, 1 - group["momentum"])
-        update = self.orthogonalised(p.grad.lerp(average, group["momentum"]))
-        stretch = math.sqrt(max(1.0, p.shape[0] / p[0].numel()))
-        p.sub_(update, alpha=group["lr"] * stretch)
+    def _matrices(self, shape: tuple[int, int], parameters: list[torch.Tensor], group) -> None:
+        """All matrices of one shape at once: many small products cost far more than one stack of them."""
+        updates = []
+        for p in parameters:
+            state = self.state[p]
+            if not state:
+                state["average"] = torch.zeros_like(p)
+            average = state["average"].lerp_(p.grad, 1 - group["momentum"])
+            updates.append(p.grad.lerp(average, group["momentum"]).reshape(shape))
+        stretch = math.sqrt(max(1.0, shape[0] / shape[1]))
+        for p, update in zip(parameters, self.orthogonalised(torch.stack(updates)), strict=True):
+            p.sub_(update.view(p.shape), alpha=group["lr"] * stretch)
 
     def _plain(self, p, group) -> None:
         state = self.state[p]
