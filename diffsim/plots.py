@@ -154,7 +154,7 @@ def plot_stability(
         if k + columns >= len(rows):
             ax.set_xlabel("Re z")
     bar = figure.colorbar(shades[-1], ax=axes, ticks=_LEVELS, shrink=0.7, aspect=30, pad=0.01)
-    bar.set_label("amplification per step, |R(z)| (white: it grows)")
+    bar.set_label("amplification per step, |R(z)| (white: it grows)" if lines > 1 else "|R(z)| (white: > 1)")
     title = "Stability regions in the plane of z = λ dt"
     if eigenvalues is not None:
         title += "," + (" " if columns > 3 else "\n") + f"and −dt × the eigenvalues of this problem, dt = {dt:.4g} s"
@@ -203,13 +203,13 @@ def _region(ax: Axes, row: Any, eigenvalues: Spectrum | None, dt: float | None):
         right, height = 0.6 * left, 0.8 * left
     fine = 161 if isinstance(row, Scheme) else 121
     x = np.linspace(-left, right, fine)
-    y = np.linspace(0.0, height, fine)
-    growth = _growth(row, x[:, None] + 1j * y, stages)
-    if math.isfinite(limit):  # fit the height to the region
-        inside = np.flatnonzero((growth <= 1.0)[x < 0.0].any(axis=0))
-        height = max(1.35 * y[inside[-1]] if inside.size else height, 0.02 * left)
+    for _ in range(4):  # fit the height to the region, which may be a sliver
         y = np.linspace(0.0, height, fine)
         growth = _growth(row, x[:, None] + 1j * y, stages)
+        top = np.flatnonzero((growth <= 1.0)[x < 0.0].any(axis=0)).max(initial=0) + 1
+        if math.isinf(limit) or 0.5 * fine < top < 0.9 * fine:
+            break
+        height *= 1.35 * top / fine
     growth = np.hstack([growth[:, :0:-1], growth])  # coefficients are real: the picture is symmetric
     y = np.concatenate([-y[:0:-1], y])
     growth = np.where(np.isfinite(growth), growth, 1e300).T
