@@ -63,7 +63,10 @@ class Card:
         missing = [key for key in required if not isinstance(record, dict) or key not in record]
         if missing:
             raise StoreError(f"{path} holds no model of this package: its card lacks {', '.join(missing)}.")
-        return cls(**{**{key: record[key] for key in required}, "shape": tuple(record["shape"])}, trained=record.get("trained", {}))
+        return cls(
+            **{**{key: record[key] for key in required}, "shape": tuple(record["shape"])},
+            trained=record.get("trained", {}),
+        )
 
 
 class Surrogate:

@@ -90,7 +90,9 @@ def from_problems(problems: Sequence[Problem]) -> Fields:
         raise ProblemError("0 problems were given; give at least one.")
     shapes = {p.grid.shape for p in problems}
     if len(shapes) > 1:
-        raise ProblemError(f"problems on grids of different shapes, {sorted(shapes)}, cannot share a batch; group them by shape.")
+        raise ProblemError(
+            f"problems on grids of different shapes, {sorted(shapes)}, cannot share a batch; group them by shape."
+        )
     (shape,) = shapes
     n, ndim = len(problems), len(shape)
     coefficients = np.empty((n, channels(ndim), *shape), np.float32)
@@ -112,7 +114,9 @@ def _steady(problem: Problem) -> Operator:
     if not (operator.autonomous and operator.forcing.constant):
         raise ProblemError("the problem changes with t, so it has no equilibrium; give data that do not depend on t.")
     if operator.cross is not None:
-        raise ProblemError("a diffusivity tensor with xy entries is not supported by the surrogates; use diffsim.equilibrium.")
+        raise ProblemError(
+            "a diffusivity tensor with xy entries is not supported by the surrogates; use diffsim.equilibrium."
+        )
     return operator
 
 
@@ -197,7 +201,9 @@ def from_frames(times: np.ndarray, frames: np.ndarray) -> Fields:
     """
     frames = np.asarray(frames, dtype=np.float64)
     if frames.ndim < 3 or frames.shape[1] < 2:
-        raise ProblemError(f"frames have shape {frames.shape}; give (n, k, *grid shape) with k >= 2 frames per trajectory.")
+        raise ProblemError(
+            f"frames have shape {frames.shape}; give (n, k, *grid shape) with k >= 2 frames per trajectory."
+        )
     n, k = frames.shape[:2]
     try:
         times = np.broadcast_to(np.asarray(times, dtype=np.float64), (n, k))

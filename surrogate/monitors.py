@@ -171,5 +171,7 @@ def verdict(history: list[dict], limit: str = "step_limit") -> str:
             f"sharpness implies; training hovers there without blowing up. A lower lr would be smoother."
         )
     return "stable: the training error does not rise" + (
-        f", and lr stays below the limit of the measured sharpness by {1 / over[-1]:.2g} times." if over and over[-1] > 0 else "."
+        f", and lr stays below the limit of the measured sharpness by {1 / over[-1]:.2g} times."
+        if over and over[-1] > 0
+        else "."
     )

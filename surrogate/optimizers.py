@@ -97,12 +97,18 @@ class Drag(Optimizer):
     ``lr lambda < 2 (1 + 2 / drag) - 2 pull (1 - rate) / (2 - rate)`` (the root of the 3 x 3 matrix at -1).
     """
 
-    def __init__(self, params, lr: float, drag: float = 0.1, pull: float = 0.0, rate: float = 0.01, weight_decay: float = 0.0):
+    def __init__(
+        self, params, lr: float, drag: float = 0.1, pull: float = 0.0, rate: float = 0.01, weight_decay: float = 0.0
+    ):
         for name, value, least in (("lr", lr, 0.0), ("drag", drag, 0.0), ("pull", pull, None), ("rate", rate, None)):
             if not (math.isfinite(value) and (value > least if least is not None else value >= 0)):
-                raise ProblemError(f"Drag({name}={value!r}): must be finite and {'>' if least is not None else '>='} 0.")
+                raise ProblemError(
+                    f"Drag({name}={value!r}): must be finite and {'>' if least is not None else '>='} 0."
+                )
         if rate > 1:
-            raise ProblemError(f"Drag(rate={rate!r}): the running average moves by a fraction of the distance, at most 1.")
+            raise ProblemError(
+                f"Drag(rate={rate!r}): the running average moves by a fraction of the distance, at most 1."
+            )
         super().__init__(params, dict(lr=lr, drag=drag, pull=pull, rate=rate, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -142,7 +148,9 @@ class Muon(Optimizer):
 
     COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
-    def __init__(self, params, lr: float = 0.02, momentum: float = 0.95, plain_lr: float = 3e-3, weight_decay: float = 0.0):
+    def __init__(
+        self, params, lr: float = 0.02, momentum: float = 0.95, plain_lr: float = 3e-3, weight_decay: float = 0.0
+    ):
         super().__init__(params, dict(lr=lr, momentum=momentum, plain=plain_lr / lr, weight_decay=weight_decay))
 
     @classmethod
@@ -233,29 +241,80 @@ def _adam(kind):
 OPTIMIZERS = {
     rule.name: rule
     for rule in (
-        Rule("sgd", "gradient descent", lambda params, lr, wd: torch.optim.SGD(params, lr=lr, weight_decay=wd), _descent,
-             lr=0.05, reference="Robbins & Monro 1951"),
-        Rule("momentum", "heavy ball",
-             lambda params, lr, wd, momentum: torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=wd),
-             _heavy_ball, lr=0.01, reference="Polyak 1964", options={"momentum": 0.9}),
-        Rule("adagrad", "AdaGrad", lambda params, lr, wd: torch.optim.Adagrad(params, lr=lr, weight_decay=wd), _descent,
-             lr=0.01, reference="Duchi, Hazan & Singer 2011", preconditioned=True),
-        Rule("rmsprop", "RMSProp",
-             lambda params, lr, wd, alpha: torch.optim.RMSprop(params, lr=lr, alpha=alpha, weight_decay=wd),
-             lambda z, alpha: _descent(z), lr=1e-3, reference="Tieleman & Hinton 2012", preconditioned=True,
-             options={"alpha": 0.99}),
-        Rule("adam", "Adam", _adam(torch.optim.Adam), lambda z, beta, beta2: _averaged_gradient(z, beta), lr=3e-3,
-             reference="Kingma & Ba 2015; stability: Cohen et al. 2022", preconditioned=True,
-             options={"beta": 0.9, "beta2": 0.99}),
-        Rule("adamw", "Adam, decoupled decay", _adam(torch.optim.AdamW),
-             lambda z, beta, beta2: _averaged_gradient(z, beta), lr=3e-3, reference="Loshchilov & Hutter 2019",
-             preconditioned=True, options={"beta": 0.9, "beta2": 0.99}),
-        Rule("drag", "implicit friction and pull",
-             lambda params, lr, wd, drag, pull, rate: Drag(params, lr, drag, pull, rate, weight_decay=wd), _drag,
-             lr=0.1, reference="this package", options={"drag": 0.1, "pull": 0.0, "rate": 0.01}),
-        Rule("muon", "orthogonalised momentum",
-             lambda params, lr, wd, momentum, plain_lr: Muon(params, lr, momentum, plain_lr, weight_decay=wd), None,
-             lr=0.02, reference="Jordan et al. 2024", options={"momentum": 0.95, "plain_lr": 3e-3}),
+        Rule(
+            "sgd",
+            "gradient descent",
+            lambda params, lr, wd: torch.optim.SGD(params, lr=lr, weight_decay=wd),
+            _descent,
+            lr=0.05,
+            reference="Robbins & Monro 1951",
+        ),
+        Rule(
+            "momentum",
+            "heavy ball",
+            lambda params, lr, wd, momentum: torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=wd),
+            _heavy_ball,
+            lr=0.01,
+            reference="Polyak 1964",
+            options={"momentum": 0.9},
+        ),
+        Rule(
+            "adagrad",
+            "AdaGrad",
+            lambda params, lr, wd: torch.optim.Adagrad(params, lr=lr, weight_decay=wd),
+            _descent,
+            lr=0.01,
+            reference="Duchi, Hazan & Singer 2011",
+            preconditioned=True,
+        ),
+        Rule(
+            "rmsprop",
+            "RMSProp",
+            lambda params, lr, wd, alpha: torch.optim.RMSprop(params, lr=lr, alpha=alpha, weight_decay=wd),
+            lambda z, alpha: _descent(z),
+            lr=1e-3,
+            reference="Tieleman & Hinton 2012",
+            preconditioned=True,
+            options={"alpha": 0.99},
+        ),
+        Rule(
+            "adam",
+            "Adam",
+            _adam(torch.optim.Adam),
+            lambda z, beta, beta2: _averaged_gradient(z, beta),
+            lr=3e-3,
+            reference="Kingma & Ba 2015; stability: Cohen et al. 2022",
+            preconditioned=True,
+            options={"beta": 0.9, "beta2": 0.99},
+        ),
+        Rule(
+            "adamw",
+            "Adam, decoupled decay",
+            _adam(torch.optim.AdamW),
+            lambda z, beta, beta2: _averaged_gradient(z, beta),
+            lr=3e-3,
+            reference="Loshchilov & Hutter 2019",
+            preconditioned=True,
+            options={"beta": 0.9, "beta2": 0.99},
+        ),
+        Rule(
+            "drag",
+            "implicit friction and pull",
+            lambda params, lr, wd, drag, pull, rate: Drag(params, lr, drag, pull, rate, weight_decay=wd),
+            _drag,
+            lr=0.1,
+            reference="this package",
+            options={"drag": 0.1, "pull": 0.0, "rate": 0.01},
+        ),
+        Rule(
+            "muon",
+            "orthogonalised momentum",
+            lambda params, lr, wd, momentum, plain_lr: Muon(params, lr, momentum, plain_lr, weight_decay=wd),
+            None,
+            lr=0.02,
+            reference="Jordan et al. 2024",
+            options={"momentum": 0.95, "plain_lr": 3e-3},
+        ),
     )
 }
 

@@ -211,8 +211,12 @@ class _Run:
         self.total = (100 if minutes is None else None) if epochs is None else epochs
         self.seconds = None if minutes is None else 60.0 * minutes
         self.done, self.offset, self.spent, self.history = 0, 0, 0.0, []  # done: steps; offset: of an epoch begun
-        self.best_error, self.best_epoch, self.status = math.inf, -1, "finished"
-        self.sums, self.entered, self.complete = [0.0] * 4, 0.0, False  # of the epoch begun: sums, progress at its start
+        self.best_error, self.best_epoch, self.best_errors, self.status = math.inf, -1, [], "finished"
+        self.sums, self.entered, self.complete = (
+            [0.0] * 4,
+            0.0,
+            False,
+        )  # of the epoch begun: sums, progress at its start
         self.low = _low_precision(settings.precision)
         self._started = self._clock()
 
@@ -241,7 +245,11 @@ class _Run:
     def _over(self) -> bool:
         if self.complete:
             return True
-        if self.settings.patience and self.history and self.history[-1]["epoch"] - self.best_epoch >= self.settings.patience:
+        if (
+            self.settings.patience
+            and self.history
+            and self.history[-1]["epoch"] - self.best_epoch >= self.settings.patience
+        ):
             self.status = "stopped"
             return True
         late = self.seconds is not None and self.elapsed >= self.seconds
@@ -314,7 +322,8 @@ class _Run:
 
     def validate(self, epoch: int, training: "_Examples", validation: "_Examples") -> bool:
         """Add a line to the history; True where the averaged weights are the best so far."""
-        values, slopes = errors(self._averaged(), validation)
+        each = errors(self._averaged(), validation)
+        values, slopes = each.mean(axis=1).tolist()
         count = max(self.sums[3], 1.0)
         record = {
             "epoch": epoch, "step": self.done, "seconds": round(self.elapsed, 3), "lr": self.optimizer.param_groups[0]["lr"],
@@ -330,7 +339,7 @@ class _Run:
         self.history.append(record)
         improved = values < self.best_error
         if improved:
-            self.best_error, self.best_epoch = values, epoch
+            self.best_error, self.best_epoch, self.best_errors = values, epoch, each[0].tolist()
             for name, w in self.weights.items():
                 self.best[name].copy_(w)
         return improved
@@ -346,7 +355,18 @@ class _Run:
 
     # --- keeping ----------------------------------------------------------------------------------------------------
 
-    _COUNTERS = ("done", "offset", "history", "best_error", "best_epoch", "sums", "entered", "complete", "status")
+    _COUNTERS = (
+        "done",
+        "offset",
+        "history",
+        "best_error",
+        "best_epoch",
+        "best_errors",
+        "sums",
+        "entered",
+        "complete",
+        "status",
+    )
 
     def save(self, folder: Path, call: dict[str, Any], improved: bool) -> None:
         """Replace the state, and the model where it is better."""
@@ -389,7 +409,7 @@ class _Run:
     def _card(self, call: dict[str, Any]) -> Card:
         done = {
             "status": self.status, "validation_l2": self.best_error if self.history else None, "epochs": len(self.history),
-            "best_epoch": self.best_epoch, "minutes_used": self.elapsed / 60, "threads": self.threads,
+            "best_epoch": self.best_epoch, "validation_errors": self.best_errors, "minutes_used": self.elapsed / 60, "threads": self.threads,
             "precision": "bfloat16" if self.low else "float32", "torch": torch.__version__,
         }  # fmt: skip
         return Card(**{**asdict(self.card), "trained": {**{k: v for k, v in call.items() if k != "card"}, **done}})
@@ -406,7 +426,9 @@ class _Run:
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
-def relative_errors(output: torch.Tensor, target: torch.Tensor, active: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def relative_errors(
+    output: torch.Tensor, target: torch.Tensor, active: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Relative errors per item, (n,) each: of the values (L2), and of their differences between neighbours (H1).
 
     Items whose target is zero count absolutely.
@@ -422,16 +444,15 @@ def relative_errors(output: torch.Tensor, target: torch.Tensor, active: torch.Te
     return ratio(norm(error), norm(target)), ratio(slopes(error), slopes(target))
 
 
-def errors(network: nn.Module, data: "_Examples", size: int = 16) -> tuple[float, float]:
-    """Mean relative errors (L2, H1) of a network over a split, in float32."""
+def errors(network: nn.Module, data: "_Examples", size: int = 16) -> np.ndarray:
+    """Relative errors (L2, H1) of a network on every item of a split, (2, n), in float32."""
     both = []
     with torch.inference_mode():
         for start in range(0, len(data), size):
             batch = data.batch(np.arange(start, min(start + size, len(data))), data.symmetries[0])
             output = network(batch.coefficients, batch.forcing)
             both.append(torch.stack(relative_errors(output, batch.target, batch.active)))
-    values, slopes = torch.cat(both, dim=1).mean(dim=1).tolist()
-    return values, slopes
+    return torch.cat(both, dim=1).numpy()
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
@@ -478,7 +499,9 @@ class _Examples:
 def _examples(data, task: str, part: str) -> _Examples:
     """One split of a dataset in the network's units."""
     if getattr(data, "task", "coefficients") != task and task == "transient":
-        raise ProblemError(f"task = 'transient' needs frames, but {data!r} holds none; generate it from the spec 'transient'.")
+        raise ProblemError(
+            f"task = 'transient' needs frames, but {data!r} holds none; generate it from the spec 'transient'."
+        )
     items = data.indices(part)
     if len(items) == 0:
         raise ProblemError(
@@ -490,7 +513,9 @@ def _examples(data, task: str, part: str) -> _Examples:
     if task == "coefficients":
         inputs = encoding.from_problems([item.problem for item in picked])
     else:
-        inputs = encoding.from_frames(np.stack([item.times for item in picked]), np.stack([item.frames for item in picked]))
+        inputs = encoding.from_frames(
+            np.stack([item.times for item in picked]), np.stack([item.frames for item in picked])
+        )
     active = np.stack([np.ones(u.shape[1:], bool) if (a := item.problem.active) is None else a for item in picked])
     if bad := [int(i) for i, x, a in zip(items, u, active, strict=True) if not np.isfinite(x[a]).all()]:
         raise ProblemError(f"the labels of items {bad} of {data!r} hold NaN or infinite values; leave these items out.")
@@ -532,7 +557,9 @@ def _sorted_options(model: str, options: dict[str, Any]) -> tuple[Settings, Rule
         everything = sorted(of_training | set(of_model) | set(rule.options))
         near = get_close_matches(unknown[0], everything, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ProblemError(f"train has no option {', '.join(unknown)}.{hint} With these choices it has {', '.join(everything)}.")
+        raise ProblemError(
+            f"train has no option {', '.join(unknown)}.{hint} With these choices it has {', '.join(everything)}."
+        )
     settings = Settings(**{k: v for k, v in options.items() if k in of_training})
     own = {k: v for k, v in options.items() if k in rule.options}
     return settings, rule, own, {k: options.get(k, default) for k, default in of_model.items()}

@@ -116,7 +116,9 @@ def test_coefficients_and_forcing_determine_the_equilibrium(problem):
     operator = discretize(problem)
     exact = spsolve(operator.matrix().tocsc(), operator.forcing(0.0).ravel()).reshape(shape)
     np.testing.assert_allclose(u, exact, rtol=0, atol=1e-4 * np.abs(exact).max())  # float32 channels
-    np.testing.assert_allclose(inputs.physical(inputs.normalised(exact[None])[:, :])[0], exact, atol=1e-5 * np.abs(exact).max())
+    np.testing.assert_allclose(
+        inputs.physical(inputs.normalised(exact[None])[:, :])[0], exact, atol=1e-5 * np.abs(exact).max()
+    )
 
 
 def test_a_symmetry_of_the_fields_is_the_symmetry_of_the_problem():
@@ -217,7 +219,8 @@ def test_frames_that_were_not_observed_are_masked():
 
 
 @pytest.mark.parametrize(
-    ("times", "k", "message"), [([0.0, 0.1, 0.1], 3, "increase"), ([0.0, 0.1], 3, "one per frame"), ([0.0], 1, "k >= 2")]
+    ("times", "k", "message"),
+    [([0.0, 0.1, 0.1], 3, "increase"), ([0.0, 0.1], 3, "one per frame"), ([0.0], 1, "k >= 2")],
 )
 def test_bad_times_are_refused(times, k, message):
     with pytest.raises(ProblemError, match=message):
@@ -254,7 +257,9 @@ def test_weights_of_another_architecture_are_listed(tmp_path):
     arrays["head.weight"] = arrays["head.weight"][:, :2]
     arrays["tail.weight"] = arrays.pop("lift.weight")
     store.write_safetensors(path, arrays, record)
-    with pytest.raises(StoreError, match=r"missing lift.weight; unexpected tail.weight; head.weight is float32 \(1, 2, 3, 3\)"):
+    with pytest.raises(
+        StoreError, match=r"missing lift.weight; unexpected tail.weight; head.weight is float32 \(1, 2, 3, 3\)"
+    ):
         load(tmp_path)
     with pytest.raises(StoreError, match="does not exist"):
         load(tmp_path / "nowhere")

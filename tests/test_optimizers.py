@@ -82,7 +82,9 @@ def test_the_speed_on_a_slope_does_not_depend_on_drag():
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_adam_hovers_at_the_known_limit(name):
-    assert OPTIMIZERS[name].real_limit(beta=0.9) == pytest.approx(38.0, rel=1e-6)  # Cohen et al. 2022: 2 (1 + b) / (1 - b)
+    assert OPTIMIZERS[name].real_limit(beta=0.9) == pytest.approx(
+        38.0, rel=1e-6
+    )  # Cohen et al. 2022: 2 (1 + b) / (1 - b)
 
 
 @every_rule

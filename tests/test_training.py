@@ -52,7 +52,9 @@ class Frames:
             d, t = rng.uniform(0.5, 2.0), np.linspace(0.0, 0.03, k)
             rest = sum(rng.normal() * mode(i, j) for i in (1, 2) for j in (1, 2))
             gap = [(rng.normal(), i, j) for i in (1, 2, 3) for j in (1, 2, 3)]
-            frames = [rest + sum(a * np.exp(-d * np.pi**2 * (i * i + j * j) * s) * mode(i, j) for a, i, j in gap) for s in t]
+            frames = [
+                rest + sum(a * np.exp(-d * np.pi**2 * (i * i + j * j) * s) * mode(i, j) for a, i, j in gap) for s in t
+            ]
             item = type("Item", (), {})()
             item.problem, item.u, item.times, item.frames = Problem(grid, diffusivity=d), rest, t, np.stack(frames)
             self.items.append(item)
@@ -83,7 +85,9 @@ def test_training_beats_the_mean_field_on_what_it_has_not_seen():
     model = sg.train(data, epochs=12, width=12, cycles=2, levels=2, depth=1, progress=False)
     test = data.subset("test")
     mean = data.arrays("train")["u"].mean(axis=0)
-    error = lambda guess: np.mean([np.linalg.norm(g - u) / np.linalg.norm(u) for g, u in zip(guess, truth, strict=True)])  # noqa: E731
+    error = lambda guess: np.mean(
+        [np.linalg.norm(g - u) / np.linalg.norm(u) for g, u in zip(guess, truth, strict=True)]
+    )  # noqa: E731
     truth = test.arrays()["u"]
     assert error(model.fields(test.problems)) < 0.5 * error([mean] * len(truth))
 
@@ -95,7 +99,9 @@ def test_transients_beat_the_exponential_extrapolation():
     t, frames, truth = (np.stack([getattr(i, key) for i in items]) for key in ("times", "frames", "u"))
     inputs = fields.from_frames(t, frames)
     extrapolated = inputs.physical(inputs.forcing[:, -1:])
-    error = lambda guess: np.mean([np.linalg.norm(g - u) / np.linalg.norm(u) for g, u in zip(guess, truth, strict=True)])  # noqa: E731
+    error = lambda guess: np.mean(
+        [np.linalg.norm(g - u) / np.linalg.norm(u) for g, u in zip(guess, truth, strict=True)]
+    )  # noqa: E731
     assert error(model.from_frames(t, frames)) < error(extrapolated)
     with pytest.raises(ProblemError, match="trained for task 'transient'"):
         model.fields([items[0].problem])
@@ -109,7 +115,11 @@ def test_one_seed_is_one_model_and_another_seed_another():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"optimizer": "adamw", "langevin": 1e-8, "noise": 0.01}, {"optimizer": "drag", "pull": 0.01, "curriculum": 0.5}],
+    [
+        {},
+        {"optimizer": "adamw", "langevin": 1e-8, "noise": 0.01},
+        {"optimizer": "drag", "pull": 0.01, "curriculum": 0.5},
+    ],
     ids=["muon", "adamw with noise", "drag with curriculum"],
 )
 def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, options):
@@ -308,7 +318,9 @@ def test_sharpness_of_a_network_is_that_of_its_dense_hessian():
 
     values = tuple(p.detach() for p in network.parameters())
     blocks = torch.autograd.functional.hessian(loss_of, values)
-    hessian = torch.cat([torch.cat([b.reshape(v.numel(), -1) for b in row], 1) for v, row in zip(values, blocks, strict=True)])
+    hessian = torch.cat(
+        [torch.cat([b.reshape(v.numel(), -1) for b in row], 1) for v, row in zip(values, blocks, strict=True)]
+    )
     top = float(torch.linalg.eigvalsh(hessian)[-1])
     found = monitors.sharpness(network, lambda: (network(x) - y).square().mean(), iterations=17)
     assert found == pytest.approx(top, rel=1e-3)

@@ -15,7 +15,13 @@ class DeepONetwork(nn.Module):
     title = "DeepONet"
 
     def __init__(
-        self, coefficients: int, forcing: int, shape: tuple[int, ...], width: int = 32, basis: int = 128, levels: int = 5
+        self,
+        coefficients: int,
+        forcing: int,
+        shape: tuple[int, ...],
+        width: int = 32,
+        basis: int = 128,
+        levels: int = 5,
     ):
         super().__init__()
         ndim = len(shape)
@@ -25,10 +31,19 @@ class DeepONetwork(nn.Module):
         for a, b in zip(inputs, widths, strict=False):
             stages += [conv(ndim, a, b), nn.GELU(), conv(ndim, b, b, 2, 2), nn.GELU()]
         self.branch = nn.Sequential(
-            *stages, _POOL[ndim](min(2, *shape)), nn.Flatten(), nn.LazyLinear(2 * basis), nn.GELU(), nn.Linear(2 * basis, basis)
+            *stages,
+            _POOL[ndim](min(2, *shape)),
+            nn.Flatten(),
+            nn.LazyLinear(2 * basis),
+            nn.GELU(),
+            nn.Linear(2 * basis, basis),
         )
         self.trunk = nn.Sequential(
-            conv(ndim, 3 * ndim, basis, 1), nn.GELU(), conv(ndim, basis, basis, 1), nn.GELU(), conv(ndim, basis, basis, 1)
+            conv(ndim, 3 * ndim, basis, 1),
+            nn.GELU(),
+            conv(ndim, basis, basis, 1),
+            nn.GELU(),
+            conv(ndim, basis, basis, 1),
         )
         with torch.no_grad():  # the lazy layer takes its size from here
             self.branch(torch.zeros(1, coefficients + forcing, *shape))

@@ -32,9 +32,7 @@ class ResidualNetwork(nn.Module):
         ndim = len(shape)
         self.dropout = dropout
         self.stem = _wrapped(normalisation, conv(ndim, coefficients + forcing, width))
-        self.blocks = nn.ModuleList(
-            _Block(ndim, width, 2 ** (i % dilations), normalisation) for i in range(blocks)
-        )
+        self.blocks = nn.ModuleList(_Block(ndim, width, 2 ** (i % dilations), normalisation) for i in range(blocks))
         self.head = _wrapped(normalisation, conv(ndim, width, 1, 1))
 
     def forward(self, coefficients: torch.Tensor, forcing: torch.Tensor) -> torch.Tensor:
