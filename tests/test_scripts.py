@@ -1,0 +1,68 @@
+"""Every script runs with small settings and leaves what it says."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import diffsim as ds
+from diffsim import store
+
+SCRIPTS = {path.stem for path in (Path(__file__).parents[1] / "scripts").glob("*.py")} - {"__init__"}
+RUN_HERE = {"simulate", "generate_data", "train_surrogate", "plot_stability", "tune_steps", "demo"}
+
+
+def run(name: str, *words):
+    return importlib.import_module(f"scripts.{name}").main([str(word) for word in words])
+
+
+def test_every_script_is_run_by_a_test_below():
+    assert SCRIPTS == RUN_HERE
+
+
+def test_simulate(tmp_path, capsys):
+    out = tmp_path / "new" / "plate.h5"
+    made = run("simulate", "--n-cells", 16, "--until", 0.5, "--out", out)
+    assert made.ok and made.t[-1] == 0.5
+    assert 20 <= made.final.min() < made.final.max() < 100
+    np.testing.assert_array_equal(ds.load(out).u, made.u)
+    assert out.with_suffix(".png").stat().st_size > 1000
+    assert store.read_json(tmp_path / "new" / "plate.h5.provenance.json")["command"][1:3] == ["--n-cells", "16"]
+    assert "largest stable step" in capsys.readouterr().out
+
+
+def test_plot_stability(tmp_path, capsys):
+    verdicts = run("plot_stability", "--n-cells", 20, "--out", tmp_path / "regions.png")
+    assert verdicts["ftcs"].stable and verdicts["backward-euler"].stable
+    assert (tmp_path / "regions.png").stat().st_size > 1000
+    assert not run("plot_stability", "--n-cells", 20, "--dt", 100, "--out", tmp_path / "regions.png")["ftcs"].stable
+    assert "UNSTABLE" in capsys.readouterr().out
+
+
+def test_tune_steps(tmp_path, capsys):
+    plan = run("tune_steps", "--n-cells", 12, "--points", 4, "--out", tmp_path / "map.png")
+    assert plan.steps * plan.dt == pytest.approx(6 * 3600)
+    assert (tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_generate_data(tmp_path, capsys):
+    data = run("generate_data", "--count", 4, "--resolution", 8, "--out", tmp_path / "data")
+    assert len(data) == 4 and "wrote 4 items" in capsys.readouterr().out
+    assert store.read_json(tmp_path / "data" / "provenance.json")["seed"] == 0
+
+
+@pytest.mark.slow
+def test_train_surrogate(tmp_path, capsys):
+    run("generate_data", "--count", 24, "--resolution", 16, "--out", tmp_path / "data")
+    report = run("train_surrogate", "--data", tmp_path / "data", "--epochs", 1, "--out", tmp_path / "run")
+    assert np.isfinite(report.errors["l2"]["mean"])
+    assert "certified relative error" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_one_report_that_needs_no_network(tmp_path, capsys):
+    page = run("demo", "--out", tmp_path, "--minutes", 0.1, "--count", 60, "--resolution", 16)
+    text = Path(page).read_text()
+    assert text.count("<img") >= 5
+    assert 'src="http' not in text and "src='http" not in text
