@@ -178,7 +178,7 @@ def train(
         "minutes": minutes if epochs is None else None, "seed": seed, "data": training.digest + validation.digest,
     }  # fmt: skip
     cells = settings.batch * math.prod(training.shape)
-    with _threads(settings.threads, cells) as threads, _display(progress, folder) as show:
+    with torch.random.fork_rng(devices=[]), _threads(settings.threads, cells) as threads, _display(progress) as show:
         run = _Run(card, settings, rule, own, seed, threads, len(training), epochs, minutes)
         if folder is not None and (folder / STATE).exists():
             run.resume(folder, call)
@@ -210,13 +210,14 @@ class _Run:
         self.steps_per_epoch = math.ceil(items / settings.batch)
         self.total = (100 if minutes is None else None) if epochs is None else epochs
         self.seconds = None if minutes is None else 60.0 * minutes
-        self.done, self.offset, self.spent, self.history = 0, 0, 0.0, []  # done: steps; offset: of an epoch begun
-        self.best_error, self.best_epoch, self.best_errors, self.status = math.inf, -1, [], "finished"
-        self.sums, self.entered, self.complete = (
-            [0.0] * 4,
+        self.history: list[dict] = []
+        self.spent, self.status = (
             0.0,
-            False,
-        )  # of the epoch begun: sums, progress at its start
+            "running",
+        )  # seconds of earlier sessions; later "finished", "stopped", "interrupted"
+        self.done = 0  # steps
+        self.offset, self.entered, self.sums = 0, 0.0, [0.0] * 4  # of the epoch begun: steps, progress before it, sums
+        self.best_error, self.best_epoch, self.best_errors = math.inf, -1, []  # validation
         self.low = _low_precision(settings.precision)
         self._started = self._clock()
 
@@ -240,10 +241,11 @@ class _Run:
         """Numbers of the epochs still to do."""
         while not self._over():
             yield self.done // self.steps_per_epoch
-        self.complete = True
+        if self.status == "running":
+            self.status = "finished"
 
     def _over(self) -> bool:
-        if self.complete:
+        if self.status != "running":
             return True
         if (
             self.settings.patience
@@ -355,18 +357,7 @@ class _Run:
 
     # --- keeping ----------------------------------------------------------------------------------------------------
 
-    _COUNTERS = (
-        "done",
-        "offset",
-        "history",
-        "best_error",
-        "best_epoch",
-        "best_errors",
-        "sums",
-        "entered",
-        "complete",
-        "status",
-    )
+    _COUNTERS = ("done", "offset", "entered", "sums", "history", "best_error", "best_epoch", "best_errors", "status")
 
     def save(self, folder: Path, call: dict[str, Any], improved: bool) -> None:
         """Replace the state, and the model where it is better."""
@@ -402,14 +393,15 @@ class _Run:
         if self.best_error is None:
             self.best_error = math.inf
         if self.status == "interrupted":
-            self.status = "finished"
+            self.status = "running"
         torch.set_rng_state(state["random"])
         self.spent, self._started = state["elapsed"], self._clock()
 
     def _card(self, call: dict[str, Any]) -> Card:
         done = {
             "status": self.status, "validation_l2": self.best_error if self.history else None, "epochs": len(self.history),
-            "best_epoch": self.best_epoch, "validation_errors": self.best_errors, "minutes_used": self.elapsed / 60, "threads": self.threads,
+            "best_epoch": self.best_epoch, "validation_errors": self.best_errors,
+            "minutes_used": self.elapsed / 60, "threads": self.threads,
             "precision": "bfloat16" if self.low else "float32", "torch": torch.__version__,
         }  # fmt: skip
         return Card(**{**asdict(self.card), "trained": {**{k: v for k, v in call.items() if k != "card"}, **done}})
@@ -610,7 +602,7 @@ def _threads(wish: int, cells: int):
 
 
 @contextmanager
-def _display(progress: Callable[[dict], None] | bool | None, folder: Path | None):
+def _display(progress: Callable[[dict], None] | bool | None):
     """The function that is called with each line of the history."""
     if callable(progress):
         yield progress
