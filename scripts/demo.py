@@ -20,6 +20,7 @@ CONSOLE = Console(stderr=True)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the report and its pictures")
     parser.add_argument("--minutes", type=float, default=1.5, help="training time")
@@ -48,7 +49,8 @@ def scarp(report: Report, out: Path) -> None:
         f"step 5 % too large: {wild.status} after {wild.t[-1] / 1e6:.0f}",
     ]
     section.text(
-        f"The Jacksboro fault (elevation model shipped with matplotlib) under hillslope diffusion, D = {CREEP} m²/yr. The check allows "
+        f"The Jacksboro fault (elevation model shipped with matplotlib) under hillslope diffusion, D = {CREEP} m²/yr. "
+        "The check allows "
         f"FTCS steps up to {verdict.dt_limit:,.0f} years. {steps} such steps keep the content to {good.balance:.1e}; "
         f"a step 5 % larger is refused, and where it is allowed all the same: {wild.message}."
     )
@@ -98,8 +100,8 @@ def learn(report: Report, out: Path, count: int, resolution: int, minutes: float
     guess = model.predict(problem, tol=1e-2)
     sure = guess.refine(1e-6)
     section.text(
-        f"{count} fields of the darcy specification at {resolution}², {minutes:g} minutes of training. On unseen fields the mean relative "
-        f"L2 error is {evaluation.errors['l2']['mean']:.2%}. For the field shown, the guaranteed bound of the relative error is "
+        f"{count} fields of the darcy specification at {resolution}², {minutes:g} minutes of training. "
+        f"On unseen fields the mean relative L2 error is {evaluation.errors['l2']['mean']:.2%}. For the field shown, the guaranteed bound of the relative error is "
         f"{guess.bound.l2_relative:.2%}; after refine(1e-6) it is {sure.bound.l2_relative:.1e}."
     )
     section.table(["method", "mean", "median", "p95", "worst"], [
@@ -140,6 +142,7 @@ def tune(report: Report, out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> Path:
+    """Run the chapters and write the report; its path goes to stdout."""
     args = parse(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     report = Report("diffsim: the main job", "Everything on this page was computed by the run that wrote it.")
