@@ -1,0 +1,210 @@
+"""Evaluation: errors as defined, baselines that are what they say, reports that repeat byte for byte, the command line."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import diffsim as ds
+import surrogate as sg
+from surrogate import baselines
+from surrogate.sampling import Spec
+from tests.test_certificate import Frames, Known
+
+
+@pytest.fixture(scope="module")
+def darcy(tmp_path_factory):
+    return sg.generate("darcy", tmp_path_factory.mktemp("darcy") / "data", count=60, resolution=16, seed=1)
+
+
+@pytest.fixture(scope="module")
+def transients(tmp_path_factory):
+    spec = {"base": "transient", "name": "t", "frames": 5, "ndim": 1}
+    return sg.generate(spec, tmp_path_factory.mktemp("transient") / "data", count=40, resolution=16, seed=1)
+
+
+class Scaled(Known):
+    """Off by a known factor: relative errors are known in every norm."""
+
+    def fields(self, problems, batch=16):
+        return 1.02 * super().fields(problems)
+
+
+def test_a_known_relative_error_is_reported_in_every_norm_and_statistic(darcy):
+    report = sg.evaluate(Scaled(), darcy)
+    assert report.items == len(darcy.split["test"])
+    for norm in ("l2", "energy"):
+        for statistic in ("mean", "median", "p95", "worst"):
+            assert report.errors[norm][statistic] == pytest.approx(0.02, rel=1e-6)
+
+
+def test_certificates_are_never_violated_and_counted(darcy):
+    certificate = sg.evaluate(Known(0.05), darcy, part=None, tol=0.2).certificate
+    assert certificate["violations"] == 0
+    assert certificate["energy_ratio"] >= 1
+    assert 0 <= certificate["accepted"] <= 1
+
+
+def test_baselines_are_in_the_table_and_better_ones_are_better(darcy):
+    report = sg.evaluate(Known(0.01), darcy)
+    errors = {name: row["l2"]["mean"] for name, row in report.baselines.items()}
+    assert errors["coarse solve (2x)"] < errors["POD + ridge"] < errors["training mean"]
+    assert errors["solver at equal error"] <= report.errors["l2"]["mean"]
+    for name in report.baselines:
+        assert name in report.table()
+
+
+def test_a_report_repeats_byte_for_byte_apart_from_timing(darcy, tmp_path):
+    contents = []
+    for k in range(2):
+        path = tmp_path / f"{k}.json"
+        sg.evaluate(Known(0.05), darcy).save(path)
+        contents.append(json.loads(path.read_text()))
+        contents[-1].pop("timing")
+    assert json.dumps(contents[0]) == json.dumps(contents[1])
+
+
+def test_break_even_is_cost_over_saving():
+    report = sg.Report("", 1, {}, {}, None, None, None, [], [], {"solver_batched": 3.0, "surrogate_batched": 1.0})
+    assert math.isnan(report.break_even)
+    report.timing.update(training=50.0, labels=10.0)
+    assert report.break_even == pytest.approx(30.0)
+    report.timing.update(surrogate_batched=4.0)
+    assert report.break_even == math.inf
+
+
+def test_a_model_that_predicts_nan_is_infinitely_wrong(darcy):
+    report = sg.evaluate(Known(answer=np.nan), darcy)
+    assert report.errors["l2"]["mean"] == report.errors["l2"]["worst"] == math.inf
+    assert report.certificate["accepted"] == 0
+    assert "inf" in json.dumps(report.as_dict()["errors"])
+
+
+def test_labels_of_finer_grids_report_both_targets(tmp_path):
+    data = sg.generate("darcy", tmp_path / "data", count=12, resolution=8, seed=0, labels="restricted-fine")
+    report = sg.evaluate(Known(), data, part=None)  # predicts the grid's own equilibria
+    assert report.same_grid["l2"]["worst"] < 1e-9
+    assert report.errors["l2"]["mean"] == pytest.approx(report.label_error["l2"]["mean"], rel=1e-6)
+    assert report.certificate["violations"] == 0
+
+
+def test_transients_are_compared_with_extrapolation(transients):
+    report = sg.evaluate(Frames(), transients)
+    assert report.certificate is None
+    assert report.baselines["last frame"]["l2"] == report.errors["l2"]
+    assert {"training mean", "exponential extrapolation", "nearest neighbour"} <= set(report.baselines)
+
+
+def test_exponential_extrapolation_is_exact_for_one_exponential_per_point(transients):
+    rng = np.random.default_rng(0)
+    limit, start, ratio = rng.normal(size=(3, 8)), rng.normal(size=(3, 8)), rng.uniform(0.2, 0.85, size=(3, 8))
+    frames = np.stack([limit + start * ratio**k for k in range(6)], axis=1)
+    np.testing.assert_allclose(baselines._limit(frames, 0.9), limit, atol=1e-12)
+    whole = limit[:, None] + start[:, None] * 0.7 ** np.arange(6)[None, :, None]
+    np.testing.assert_allclose(baselines._limit(whole, 0.99, whole=True), limit, atol=1e-12)
+
+
+def test_ridge_recovers_a_linear_map():
+    rng = np.random.default_rng(0)
+    grid = ds.Grid(shape=(6,), lengths=(1.0,))
+    sides = {"x": ds.Dirichlet(0.0)}
+    problems = [ds.Problem(grid, diffusivity=1.0, source=rng.normal(size=6), boundary=sides) for _ in range(40)]
+    data = sg.Dataset.from_arrays(problems, np.stack([s.u for s in ds.equilibrium(problems, tol=1e-12)]))
+    items = [data[i] for i in range(30, 40)]
+    predicted = baselines.pod_ridge(data.arrays(range(30)), items)
+    np.testing.assert_allclose(predicted, [item.u for item in items], rtol=0, atol=1e-5)
+
+
+def test_the_nearest_neighbour_of_a_training_item_is_itself(darcy):
+    items = [darcy[i] for i in (3, 5)]
+    np.testing.assert_array_equal(baselines.nearest_neighbour(darcy.arrays([1, 3, 5, 7]), items), [items[0].u, items[1].u])
+
+
+def test_interpolation_and_means_keep_linear_fields():
+    x = np.add.outer(np.arange(8.0), 2 * np.arange(8.0))
+    np.testing.assert_allclose(baselines._interpolated(baselines._means(x, 2), (8, 8)), x, atol=1e-12)
+
+
+def test_coarsening_keeps_what_it_can_and_refuses_the_rest():
+    problem = Spec.of("mixed").problem(0, 0, 8)
+    coarse = baselines.coarsened(problem, 2)
+    assert coarse.grid.shape == (4, 4)
+    assert float(np.mean(coarse.source.steady)) == pytest.approx(float(np.mean(problem.source.steady)))
+    with pytest.raises(ds.ProblemError, match="divide"):
+        baselines.coarsened(Spec.of("mixed").problem(0, 0, 9), 2)
+    void = np.ones((8, 8), dtype=bool)
+    void[2, 2] = False
+    with pytest.raises(ds.ProblemError, match="voids"):
+        baselines.coarsened(problem.with_(active=void), 2)
+
+
+def test_too_few_items_for_a_test_split_are_used_whole_and_it_says_so():
+    problem = Spec.of("darcy").problem(0, 0, 8)
+    pair = sg.Dataset.from_arrays([problem, problem], np.stack([ds.equilibrium(problem).u] * 2))
+    report = sg.evaluate(Known(), pair)
+    assert report.items == 2
+    assert "training may have seen them" in report.table()
+
+
+def test_model_and_data_of_different_tasks_are_refused(darcy):
+    with pytest.raises(ds.ProblemError, match="task"):
+        sg.evaluate(Frames(), darcy)
+    with pytest.raises(ds.ProblemError, match="choose one of train, validation, test"):
+        sg.evaluate(Known(), darcy, part="tset")
+
+
+def run(*arguments):
+    from surrogate.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in arguments])
+    return end.value.code
+
+
+def test_the_command_line_goes_from_nothing_to_a_certified_prediction(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("generate", "darcy", "data", "--count", 12, "--resolution", 8, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["items"] == 12
+    assert run("verify", "data", "--sample", 4) == 0
+    assert run("export", "data", "data.h5", "--layout", "pdebench") == 0
+    options = ("--epochs", 1, "--set", "batch=4", "--quiet", "--json")
+    assert run("train", "data", "model", *options) == 0
+    capsys.readouterr()
+    assert run("evaluate", "model", "data", "--part", "all", "--out", "report.json", "--quiet") == 0
+    assert "coarse solve" in capsys.readouterr().out
+    (tmp_path / "problem.toml").write_text(
+        "[grid]\nshape = [8, 8]\nlengths = [1.0, 1.0]\n[problem]\ndiffusivity = 3.0\nsource = 1.0\n"
+        '[boundary]\nx = {kind = "value", value = 0.0}\ny = {kind = "value", value = 0.0}\n'
+    )
+    assert run("predict", "model", "problem.toml", "--refine", "--tol", 1e-6, "--out", "u.npy", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["accepted"]
+    assert answer["l2_relative"] <= 1e-6
+    assert np.load("u.npy").max() == pytest.approx(answer["max"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("generate", "darci", "data"), 3, "Did you mean 'darcy'"),
+        (("generate", "darcy", "data", "--labels", "fine"), 3, "restricted-fine"),
+        (("generate", "darcy", "data", "--set", "sorce=one"), 3, "Did you mean 'source'"),
+        (("generate", "darcy", "data", "--count", "1e3"), 2, "int"),
+        (("verify", "nowhere"), 4, "nowhere"),
+        (("train", "nowhere", "model"), 4, "nowhere"),
+        (("evaluate", "nowhere", "data"), 4, "nowhere"),
+    ],
+)
+def test_mistakes_on_the_command_line_end_with_their_code_and_write_nothing(tmp_path, capsys, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == code
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_specs_are_listed(capsys):
+    assert run("specs") == 0
+    assert "transient-sensors" in capsys.readouterr().out
