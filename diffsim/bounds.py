@@ -234,7 +234,9 @@ class _Borrowed:
         self._operator = weakref.ref(operator)
 
     def apply(self, u):
-        return self._operator().apply(u)
+        operator = self._operator()
+        assert operator is not None  # whoever holds the cache entry holds the operator
+        return operator.apply(u)
 
 
 # --- the enclosure --------------------------------------------------------------------------------------------------
@@ -242,7 +244,7 @@ class _Borrowed:
 
 def _enclose(system: _System, v, forcing, steps: int):
     """(lower, energy, l2, linf, corrected candidate, steps used), or None where nothing can be said."""
-    way = system.separable
+    way: _Separable | _Comparison | None = system.separable
     if way is None:
         way = system.general()
         steps = max(steps, 3)
@@ -253,7 +255,7 @@ def _enclose(system: _System, v, forcing, steps: int):
         return None
     u = v
     if steps:
-        preconditioner = way
+        preconditioner: _Separable | _Comparison = way
         if way.contrast > _MILD:
             preconditioner = system.general()
             way.lowest = max(way.lowest, preconditioner.lowest)  # both are proved; the contrast weakens the first

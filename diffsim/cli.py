@@ -339,7 +339,7 @@ def fit(file: Problem, overrides: Overrides = None, quiet: Quiet = False, json: 
         raise ProblemError(f"{file} has no [fit] table; add one with parameters, observations, columns and points.")
     log = store.read_csv(configuration.folder / wanted.observations)
     values = np.column_stack([np.asarray(log[column]) for column in wanted.columns])
-    observations = Observations(wanted.points, np.asarray(log[wanted.time]), values)
+    observations = Observations(np.array(wanted.points), np.asarray(log[wanted.time]), values)
     guess = configuration.guess(wanted.parameters)
     result = run_fit(
         configuration.problem_of(wanted.parameters), configuration.initial(), observations, guess, bounds=wanted.bounds

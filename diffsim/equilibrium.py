@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Equilibrium:
     method: str
     rounding: float = 0.0
     operator: Operator = field(repr=False, default=None)  # type: ignore[assignment]
-    state: np.ndarray = field(repr=False, default=None)  # type: ignore[assignment]  # padded, 0 where not free
+    state: np.ndarray = field(repr=False, default=None)  # type: ignore[arg-type]  # padded, 0 where not free
 
     def flow(self, side: str) -> float:
         """Flow INTO the domain through `side` ("x-", "x" for both ends, "void", "fixed")."""
@@ -87,6 +87,18 @@ class Equilibrium:
         from . import plots
 
         return plots.field(self.operator.grid, self.u, path=path)
+
+
+@overload
+def equilibrium(
+    prob: Problem, tol: float = 1e-8, method: str = "auto", guess: Any = None, initial: Any = None
+) -> Equilibrium: ...
+
+
+@overload
+def equilibrium(
+    prob: Sequence[Problem], tol: float = 1e-8, method: str = "auto", guess: Any = None, initial: Any = None
+) -> list[Equilibrium]: ...
 
 
 def equilibrium(
@@ -309,7 +321,7 @@ class _System:
     def level(self, x: np.ndarray) -> np.ndarray:
         """x with the mass-weighted mean of every floating component set."""
         for component, mean in zip(self.floating, self.means, strict=True):
-            cells = self._cells(component)
+            cells = self._cells(int(component))
             mass = self.operator.mass[cells]
             for _ in range(2):  # the second pass removes what rounding left of the first
                 x[cells] += mean - float((mass * x[cells]).sum() / mass.sum())
@@ -573,16 +585,16 @@ def time_to_equilibrium(prob: Problem, initial: Any = None, tol: float = 1e-3) -
         raise ProblemError(f"problem = {prob!r} is not a Problem.")
     if initial is None:
         _require_steady(prob)
-        operator = discretize(prob) if prob.linear else equilibrium(prob).operator  # type: ignore[union-attr]
+        operator = discretize(prob) if prob.linear else equilibrium(prob).operator
         return math.log(1 / tol) / slowest_rate(operator)
     end = equilibrium(prob, tol=min(1e-8, 1e-4 * tol), initial=initial)
-    start = end.operator.enter(_field(prob, "initial", initial))  # type: ignore[union-attr]
-    error = start - end.state  # type: ignore[union-attr]
-    if _norm(error) <= 1e-7 * max(_norm(start), _norm(end.state)):  # type: ignore[union-attr]
+    start = end.operator.enter(_field(prob, "initial", initial))
+    error = start - end.state
+    if _norm(error) <= 1e-7 * max(_norm(start), _norm(end.state)):
         return 0.0  # it starts there, as far as the equilibrium is known
     if not prob.linear:
-        return _simulated_time(prob, initial, end, tol)  # type: ignore[arg-type]
-    return _decay_time(end.operator, error, tol)  # type: ignore[union-attr]
+        return _simulated_time(prob, initial, end, tol)
+    return _decay_time(end.operator, error, tol)
 
 
 def slowest_rate(operator: Operator) -> float:
@@ -684,7 +696,7 @@ def _decay_time(operator: Operator, error: np.ndarray, tol: float) -> float:
             values, vectors = np.linalg.eigh(krylov.projected)
             keep = values > 1e-14 * values[-1]
             rates, weights = np.maximum(1 / values[keep] - shift, 0.0), vectors[0, keep]
-            left = lambda t, rates=rates, weights=weights: float(np.linalg.norm(weights * np.exp(-t * rates)))  # noqa: E731
+            left = lambda t, rates=rates, weights=weights: float(np.linalg.norm(weights * np.exp(-t * rates)))  # type: ignore[misc] # noqa: E731
             now = _when(left, tol, 1.0 / max(rates.min(), 1e-300))
             settled = settled + 1 if abs(now - previous) < 1e-4 * now else 0
             previous = now

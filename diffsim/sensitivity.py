@@ -6,6 +6,7 @@ caller.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def of_diffusivity(operator: Operator, u: np.ndarray, a: np.ndarray) -> np.ndarr
             flow = (take(field, high) - take(field, low)) * (take(a, high) - take(a, low))
             weight = -np.where(linked, flow * take(links, face) ** 2 / take(area, face), 0.0)
             for cells in (low, high):
-                index = [slice(None)] * grid.ndim
+                index: list[Any] = [slice(None)] * grid.ndim
                 index[axis] = cells
                 result[tuple(index)] += weight * take(rate, cells)
     flat, cells_u, cells_a = result.reshape(-1), field.reshape(-1), a.reshape(-1)

@@ -267,7 +267,7 @@ def _stop_requests() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {}
+    before: dict[int, Any] = {}
 
     def request(number, frame):
         stop.set()
@@ -278,8 +278,8 @@ def _stop_requests() -> Iterator[threading.Event]:
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for key, handler in before.items():
+            signal.signal(key, handler)
 
 
 def compute_shard(recipe: _Recipe, shard: int) -> dict[str, np.ndarray]:
@@ -357,8 +357,8 @@ class Item:
 
     problem: Problem
     u: np.ndarray
-    times: np.ndarray | None = None
-    frames: np.ndarray | None = None
+    times: Any = None  # (k,) and
+    frames: Any = None  # (k, *shape), or None
 
 
 class Dataset:
@@ -376,12 +376,12 @@ class Dataset:
         self.path: Path | None = folder
         self.settings: dict[str, Any] = settings
         self.complete: bool = manifest["complete"]
-        self.spec: Spec | None = Spec.of(settings["spec"])
+        self.spec: Any = Spec.of(settings["spec"])  # None where the pairs were given
         self._shards = [(_shard_path(folder, r["shard"]), r["sha256"], int(r["items"])) for r in records]
         self._starts = np.cumsum([0, *(n for _, _, n in self._shards)])
         self._cache: dict[int, dict[str, np.ndarray]] = {}
         self._given: list[Problem] | None = None
-        self._u: np.ndarray | None = None
+        self._u: Any = None
         self.ids = [f"{_spec_digest(settings)}-{settings['seed']}-{i}" for i in range(int(self._starts[-1]))]
 
     @classmethod
@@ -477,7 +477,7 @@ class Dataset:
         that came closest, where there are at least three different items.
         """
         position = {name: int(hashlib.sha256(name.encode()).hexdigest()[:13], 16) / 16**13 for name in set(self.ids)}
-        ranked = sorted(position, key=position.get)
+        ranked = sorted(position, key=position.__getitem__)
         parts = {name: "test" if x < 0.1 else "validation" if x < 0.2 else "train" for name, x in position.items()}
         if len(ranked) >= 3:
             parts[ranked[0]] = "test"
@@ -496,7 +496,7 @@ class Dataset:
         items = [self[int(i)] for i in self.indices(part)]
         return Dataset.from_arrays([item.problem for item in items], np.stack([item.u for item in items]))
 
-    def indices(self, part: "str | Sequence[int] | None") -> np.ndarray:
+    def indices(self, part: "str | Sequence[int] | np.ndarray | None") -> np.ndarray:
         """Item numbers of a split, of a list of numbers, or (None) of everything."""
         if part is None:
             return np.arange(len(self))
@@ -506,7 +506,7 @@ class Dataset:
             return self.split[part]
         return np.asarray(part, dtype=int)
 
-    def arrays(self, part: "str | Sequence[int] | None" = None) -> dict[str, np.ndarray]:
+    def arrays(self, part: "str | Sequence[int] | np.ndarray | None" = None) -> dict[str, np.ndarray]:
         """Stacked arrays of a split: u, diffusivity, source (n, *shape); for transients also times (n, k) and
         frames (n, k, *shape) as observed: with noise, and filled in between sensors."""
         items = [self[int(i)] for i in self.indices(part)]

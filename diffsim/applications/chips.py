@@ -154,7 +154,8 @@ def chip(
     steady = equilibrium(problem, tol=tol)
     top = np.asarray(steady.wall("z-"))[face]
     coarse = top.reshape(cells, refine, cells, refine).mean(axis=(1, 3))
-    hottest = tuple(int(k) for k in np.unravel_index(np.argmax(coarse), coarse.shape))
+    i, j = np.unravel_index(np.argmax(coarse), coarse.shape)
+    hottest = int(i), int(j)
     means = {name: float((covered * top).sum() / covered.sum()) for name, covered in shares.items()}
     return Chip(
         coarse, means, float(coarse.max()), hottest, -float(steady.flow("z+")), math.fsum(watts.values()),
@@ -185,7 +186,8 @@ def _floorplan(floorplan) -> dict[str, tuple[float, float, float, float]]:
             raise ProblemError(
                 f"floorplan[{name!r}] has the size {numbers[0]:g} x {numbers[1]:g}; both must be > 0."
             )
-        blocks[str(name)] = tuple(numbers)
+        width, height, left, bottom = numbers
+        blocks[str(name)] = (width, height, left, bottom)
     _refuse_overlap(blocks)
     return blocks
 

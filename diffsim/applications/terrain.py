@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def fault_scarp() -> tuple[Grid, np.ndarray]:
     """
     from matplotlib.cbook import get_sample_data
 
-    sample = get_sample_data("jacksboro_fault_dem.npz")
+    sample: Any = get_sample_data("jacksboro_fault_dem.npz")
     north_first = sample["elevation"]
     latitude = math.radians(0.5 * (float(sample["ymin"]) + float(sample["ymax"])))
     dx = float(sample["dx"]) * METRES_PER_DEGREE * math.cos(latitude)

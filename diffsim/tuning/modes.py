@@ -129,7 +129,7 @@ def power(
             return matrix[..., 0, 0] * first + matrix[..., 0, 1]
         if scheme.family == "splitting":
             parts = [z] if axes is None else list(np.moveaxis(axes, -1, 0))
-            return np.real(scheme.R(*parts)) ** n  # type: ignore[call-arg]
+            return np.real(scheme.R(*parts)) ** n  # type: ignore[arg-type]
         return np.real(scheme.R(z, stages)) ** n
 
 

@@ -86,7 +86,6 @@ def _collapse(ax: Axes, sweep: Sweep) -> None:
     for name, (colour, marker) in _LOOK.items():
         chosen = sweep._layers == name
         edge = colour if name == "unstable" else "#6B7280"
-        face = {"markerfacecolor": colour, "markeredgecolor": edge}
         ax.plot(
             fourier[chosen],
             sweep.decay[chosen],
@@ -95,7 +94,8 @@ def _collapse(ax: Axes, sweep: Sweep) -> None:
             linestyle="none",
             markersize=5,
             markeredgewidth=0.7,
-            **face,
+            markerfacecolor=colour,
+            markeredgecolor=edge,
         )
     theory = sweep.theory
     for limit, style in ((theory.dt_limit, "-"), (theory.dt_positive, "--")):

@@ -236,7 +236,7 @@ class Model:
             return states
         divided = _divided_differences(rates, psi, times)
         for slope in slopes:
-            db, df, dy0 = (slope(lambda p, k=k: scaled(p)[k]) for k in range(3))
+            db, df, dy0 = (slope(lambda p, k=k: scaled(p)[k]) for k in range(3))  # type: ignore[misc]
             turned = q.T @ db @ q
             moved = np.einsum("tij,ij,j->ti", divided, turned, pull, optimize=True)
             dpull = q.T @ (df - db @ y0 - b @ dy0)
@@ -325,12 +325,14 @@ class _Step:
             t, h = starts[first : first + batch], lengths[first : first + batch]
             moments = (t[:, None] + h[:, None] * self.tableau.c).ravel()
             forces = self.posed.forces(moments).reshape(t.size, stages, n)
-            moved = [slope(lambda posed, m=moments: posed.forces(m)) for slope in self.slopes]
+            moved = [slope(lambda posed, m=moments: posed.forces(m)) for slope in self.slopes]  # type: ignore[misc]
             slope_forces = np.stack(moved, axis=-1) if p else np.zeros((moments.size, n, 0))
             yield from zip(h, forces, slope_forces.reshape(t.size, stages, n, p), strict=True)
 
     def __call__(self, u: np.ndarray, s: np.ndarray, h: float, forces: np.ndarray, slope_forces: np.ndarray):
-        mass, nets, slope_nets = self.posed.mass[:, None], [], []
+        mass = self.posed.mass[:, None]
+        nets: list[np.ndarray] = []
+        slope_nets: list[np.ndarray] = []
         stage, slope_stage = u, s
         here, slope_here = self.posed.stiffness @ u, self.posed.stiffness @ s
         for row, force, slope_force in zip(self.tableau.A, forces, slope_forces, strict=True):

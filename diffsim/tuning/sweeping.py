@@ -182,10 +182,10 @@ def sweep(
     distance = np.array([[far for _, far in rows] for rows in judged])
     work = np.array([[counts * layer.work(float(dt)) for dt in step_sizes] for layer in layers])
     theory = Theory(
-        *(
-            np.array([getattr(layer, name) for layer in layers])
-            for name in ("dt_limit", "dt_positive", "rate", "fourier")
-        ),
+        dt_limit=np.array([layer.dt_limit for layer in layers]),
+        dt_positive=np.array([layer.dt_positive for layer in layers]),
+        rate=np.array([layer.rate for layer in layers]),
+        fourier=np.array([layer.fourier for layer in layers]),
         settled_time=np.array([math.log(1 / tol) / layer.rate for layer in layers]),
         scheme=row,
         reach=np.array([layer.reach for layer in layers]),
@@ -271,12 +271,14 @@ class _Case:
 
         stages = self.scheme.stages_for(dt * self.reach) if self.scheme.stages is None else None
         known: dict[int, np.ndarray] = {}
+        facts = self.operator.uniform
+        assert facts is not None  # the caller asked
 
         def error(n: int) -> np.ndarray:
             if n not in known:
                 with np.errstate(over="ignore", invalid="ignore"):
                     known[n] = spectral.apply_function(
-                        self.operator.uniform, self.first, lambda rates: power(self.scheme, -dt * rates, n, stages)
+                        facts, self.first, lambda rates: power(self.scheme, -dt * rates, n, stages)
                     )
             return known[n]
 
