@@ -4,6 +4,7 @@ flow into the cell = g (T - u_cell) + q A        g = A / (1/h + d/(2 D));  h = i
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,8 +161,8 @@ def on_sides(boundary, grid) -> dict[str, Any]:
     return full
 
 
-def wall_parts(side: str, what, shape) -> list[tuple[np.ndarray | None, Any]]:
+def wall_parts(side: str, what, shape) -> Sequence[tuple[np.ndarray | None, Any]]:
     """(mask or None for the whole side, plain side) pairs."""
     if isinstance(what, Patches):
-        return what.parts(side, shape)
+        return [*what.parts(side, shape)]
     return [(None, what)]

@@ -25,7 +25,7 @@ class Grid:
     lengths: tuple[float, ...]
     geometry: str = "cartesian"
     origin: tuple[float, ...] | None = None
-    edges: tuple[np.ndarray, ...] = field(default=None, repr=False)  # type: ignore[assignment]  # (n_a + 1,) per axis
+    edges: tuple[np.ndarray, ...] = field(default=None, repr=False)  # type: ignore[arg-type]  # (n_a + 1,) per axis
 
     def __post_init__(self):
         if self.geometry not in AXES:

@@ -16,7 +16,6 @@ from .data import Data
 from .errors import ProblemError
 from .problem import OfGradient, OfState, OfTime, PerAxis, Problem, Tensor
 
-
 _SWEEPS = 40  # power iterations behind a bound of rho(A)
 _ROUNDING = 64 * np.finfo(float).eps  # more than a row sum of a stencil can lose
 
@@ -145,10 +144,10 @@ class Uniform:
     """Facts of a constant-coefficient box, per padded axis (axes of length 1 that pad the grid have kind "flux")."""
 
     shape: tuple[int, int, int]
-    diffusivity: tuple[float, float, float]
+    diffusivity: tuple[float, ...]
     capacity: float
     loss: float
-    spacing: tuple[float, float, float]
+    spacing: tuple[float, ...]
     sides: tuple[tuple[UniformSide, UniformSide], ...]
 
     @property
@@ -331,7 +330,7 @@ class Operator:
 
     @cached_property
     def _cell_slopes(self) -> list[np.ndarray]:
-        """du/dx at the cells, per axis: mean of the slopes at the two faces, walls insulated."""
+        """du/dx at the cells, per axis: mean of the slopes at the two faces."""
         slopes = []
         for axis in range(self.grid.ndim):
             faces = self._face_slopes(axis)
@@ -339,7 +338,8 @@ class Operator:
         return slopes
 
     def _face_slopes(self, axis: int) -> np.ndarray:
-        """du/dn at the faces across `axis`; 0 at walls, next to voids, wrapped where periodic."""
+        """du/dn at the faces across `axis`: 0 at insulated walls and next to voids, wrapped where periodic, and at other
+        walls the slope of the nearest inner face (a zero there would halve |grad u| and cost an order)."""
         u, grid = self._field, self.grid
         gap = np.diff(grid.centers[axis])
         inner = np.diff(u, axis=axis) / grid._along(axis, gap)
@@ -348,6 +348,10 @@ class Operator:
             inner *= _slice(a, axis, None, -1) & _slice(a, axis, 1, None)
         faces = np.zeros([n + (a == axis) for a, n in enumerate(grid.shape)])
         _slice(faces, axis, 1, -1)[...] = inner
+        for end, wall, beside in (("-", 0, 1), ("+", grid.shape[axis], grid.shape[axis] - 1)):
+            side = self.problem.boundary[f"{grid.axes[axis]}{end}"]
+            if grid.shape[axis] > 1 and not (side.kind == "flux" and np.ndim(side.flux) == 0 and side.flux == 0):
+                _slice(faces, axis, wall, wall + 1)[...] = _slice(faces, axis, beside, beside + 1)
         if self.periodic[self.lead + axis]:
             wrap = (_slice(u, axis, 0, 1) - _slice(u, axis, -1, None)) / (
                 0.5 * (grid.widths[axis][0] + grid.widths[axis][-1])
@@ -392,8 +396,8 @@ class Operator:
         width = grid._along(axis, grid.widths[axis])
         d = np.broadcast_to(self._along(axis), grid.shape)
         links = np.zeros(shape)
-        with np.errstate(divide="ignore"):
-            resistance = 0.5 * width / d  # half cell, per area; inf where D = 0
+        with np.errstate(divide="ignore", over="ignore"):
+            resistance = 0.5 * width / d  # half cell, per area; inf where D = 0 or so small that nothing passes
         inner = _slice(links, axis, 1, -1)
         if isinstance(coefficient, OfGradient):
             at_faces = self._checked_faces(coefficient, axis)
@@ -629,14 +633,14 @@ class Operator:
         """The facts of a constant-coefficient box, or None."""
         problem, grid = self.problem, self.grid
         d = self._coefficient if self.problem.linear else None
-        numbers = d.values if isinstance(d, PerAxis) else (d,) * grid.ndim
+        numbers: tuple[Any, ...] = d.values if isinstance(d, PerAxis) else (d,) * grid.ndim
         constant = all(isinstance(x, float) for x in (*numbers, problem.capacity, problem.loss))
         if not (constant and grid.uniform and self.all_free and not problem.contacts):
             return None
         none = (UniformSide("flux", 0.0),) * 2
         sides = [none] * self.lead
         for axis in grid.axes:
-            pair = []
+            pair: list[UniformSide] = []
             for end in "-+":
                 side = problem.boundary[f"{axis}{end}"]
                 h = {"value": math.inf, "flux": 0.0}.get(side.kind, getattr(side, "h", 0.0))
@@ -644,7 +648,7 @@ class Operator:
                     return None
                 kind = "flux" if side.kind == "robin" and h == 0 else side.kind
                 pair.append(UniformSide(kind, float(h)))
-            sides.append(tuple(pair))
+            sides.append((pair[0], pair[1]))
         pad = (0.0,) * self.lead
         spacing = (1.0,) * self.lead + grid.spacing
         return Uniform(self.shape, pad + tuple(numbers), problem.capacity, problem.loss, spacing, tuple(sides))
@@ -746,6 +750,7 @@ class Operator:
     @cached_property
     def _cross_rows(self) -> np.ndarray:
         """Half the absolute row sums of the cross-term matrix, padded."""
+        assert self.cross is not None
         matrix = _cross_matrix(self.cross, np.arange(self.grid.size).reshape(self.grid.shape))
         return 0.5 * np.asarray(abs(matrix).sum(axis=1)).reshape(self.shape)
 
@@ -753,10 +758,10 @@ class Operator:
     def components(self) -> tuple[np.ndarray, int, np.ndarray]:
         """(labels, n, anchored): connected components of the free cells (-1 elsewhere); anchored where some w > 0."""
         if self.uniform is not None and all(d > 0 for d in self.uniform.diffusivity[self.lead :]):
-            anchored = self.uniform.loss > 0 or any(
+            held = self.uniform.loss > 0 or any(
                 self.uniform.wall_factor(a, e) > 0 and not self.periodic[a] for a in range(3) for e in (0, 1)
             )
-            return np.zeros(self.shape, dtype=np.int32), 1, np.array([anchored])
+            return np.zeros(self.shape, dtype=np.int32), 1, np.array([held])
         from scipy.sparse import csr_array
         from scipy.sparse.csgraph import connected_components
 

@@ -501,8 +501,7 @@ def _adapt(run: _Run, stepper: Stepper, times: np.ndarray, tol: float, watch: _W
                 continue
             if math.isinf(ratio):
                 raise _Ended("unstable", f"no finite step exists at t = {run.t:g}, down to dt = {trial_step:.3g}")
-            if hasattr(stepper, "accept"):
-                stepper.accept()
+            stepper.accept()
             run.u[...] = trial.u
             run.gain += trial.gain
             run.t = float(target) if clipped else run.t + trial_step
@@ -514,21 +513,16 @@ def _adapt(run: _Run, stepper: Stepper, times: np.ndarray, tol: float, watch: _W
         run.save()
 
 
-def _trial(stepper: Stepper, run: _Run, dt: float):
+def _trial(stepper: Any, run: _Run, dt: float):
     """A step and its error estimate."""
     trial = stepper.trial(run.u, run.t, dt)
     if trial.error is not None:
         return trial, trial.error
     order = stepper.scheme.order
+    stepper.forget()
     first = stepper.trial(run.u, run.t, dt / 2)
-    if hasattr(stepper, "accept"):
-        kept = stepper.before
-        stepper.accept()
-        second = stepper.trial(first.u, run.t + dt / 2, dt / 2)
-        if kept is None:
-            stepper.before = None
-    else:
-        second = stepper.trial(first.u, run.t + dt / 2, dt / 2)
+    stepper.accept()
+    second = stepper.trial(first.u, run.t + dt / 2, dt / 2)
     error = run.system.rms(trial.u - second.u) / (2**order - 1)
     fine = type(trial)(second.u, first.gain + second.gain, error)
     return fine, error
@@ -543,7 +537,7 @@ def _estimate_order(scheme: Scheme) -> int:
     return int(scheme.order)
 
 
-def _stability_cap(run: _Run, scheme: Scheme) -> float:
+def _stability_cap(run: _Run, scheme: Any) -> float:
     if scheme.explicit and scheme.stages is not None:
         return scheme.real_limit() / _radius(run.operator)
     if scheme.explicit:
@@ -555,8 +549,8 @@ def _stability_cap(run: _Run, scheme: Scheme) -> float:
 def _first_step(run: _Run, local: float) -> float:
     """A step over which the present rate changes the field by a hundredth, no smaller than an explicit step."""
     operator = run.operator
-    rate = operator.rates(run.u, run.t)
-    rate = run.system.rms(np.where(operator.free, rate, 0.0))
+    rates = operator.rates(run.u, run.t)
+    rate = run.system.rms(np.where(operator.free, rates, 0.0))
     scale = max(_Span(operator).include(run.u), run.system.rms(run.u))
     least = 1.0 / (operator.max_diagonal or 1.0)
     return max(least, 0.01 * scale / rate if rate > 0 else math.inf)

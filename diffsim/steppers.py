@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from .errors import ConvergenceError, ProblemError
 from .operator import Operator, discretize
 from .problem import Problem
-from .schemes import Scheme
+from .schemes import SCHEMES, Scheme
 
 SOLVE_TOLERANCE = 1e-11  # relative residual of the linear solves inside a step: below every error that is estimated
 PICARD_TOLERANCE = 1e-10
@@ -61,12 +62,12 @@ class System:
     def entered(self, operator: Operator, u: np.ndarray, t: float) -> float:
         """sum_i (F_i - w_i u_i): flow through walls, sources and losses into the free cells."""
         total = float((operator.forcing(t) - operator.diagonal * u).sum())
-        return total + float(self.reaction(operator, u).sum()) if self.problem.reaction else total
+        return total + float(np.sum(self.reaction(operator, u))) if self.problem.reaction else total
 
-    def reaction(self, operator: Operator, u: np.ndarray) -> np.ndarray | float:
+    def reaction(self, operator: Operator, u: np.ndarray) -> np.ndarray:
         """The reaction term, integrated over the cells."""
         if self.problem.reaction is None:
-            return 0.0
+            return np.zeros(())
         value = np.asarray(self.problem.reaction(operator.unpad(u)), dtype=float)
         return operator.volumes * np.broadcast_to(value, operator.grid.shape).reshape(operator.shape)
 
@@ -90,7 +91,8 @@ class Stepper:
     """Base: `trial` makes one step; `advance` many equal ones, in place."""
 
     def __init__(self, system: System, scheme: Scheme):
-        self.system, self.scheme = system, scheme
+        self.system = system
+        self.scheme: Any = scheme  # a row of the family that this stepper serves
         self.operator = system.first
         self.counts = system.counts
 
@@ -98,11 +100,18 @@ class Stepper:
         """One step from (t, u), which stays as it is."""
         raise NotImplementedError
 
+    def accept(self) -> None:
+        """The last trial was taken: schemes with memory remember it."""
+
+    def forget(self) -> None:
+        """Schemes with memory start afresh."""
+
     def advance(self, u: np.ndarray, t: float, dt: float, n: int) -> float:
         """n steps of dt from (t, u), in place; returns what entered."""
         gain = 0.0
         for k in range(n):
             step = self.trial(u, t + k * dt, dt)
+            self.accept()
             u[...] = step.u
             gain += step.gain
             self.counts.steps += 1
@@ -119,7 +128,7 @@ class _Compiled(Stepper):
     """Explicit steps on steady coefficients, inside compiled loops."""
 
     @cached_property
-    def arrays(self) -> tuple:
+    def arrays(self) -> Any:
         """Conductances, diagonal and inverse mass in the order the kernels take them."""
         operator = self.operator
         inverse = 1.0 / operator.mass
@@ -143,13 +152,13 @@ class ExplicitEuler(_Compiled):
             return None
         sides = []
         for axis in range(3):
-            pair = []
+            pair: list = []
             for end in range(2):
                 if axis < operator.lead or operator.periodic[axis]:
                     pair.append(None)
                     continue
                 side = f"{operator.grid.axes[axis - operator.lead]}{'-+'[end]}"
-                h, value, flux = problem.boundary[side].terms(side, operator.grid.side_shape(side))
+                _, value, flux = problem.boundary[side].terms(side, operator.grid.side_shape(side))
                 if not (value.scalar and flux.scalar):
                     return None
                 pair.append((value, flux))
@@ -304,7 +313,8 @@ class GeneralExplicit(Stepper):
 
     def _runge_kutta(self, u, t, dt):
         tableau = self.scheme.tableau
-        rates, gain = [], 0.0
+        rates: list[np.ndarray] = []
+        gain = 0.0
         for row, b, c in zip(tableau.A, tableau.b, tableau.c, strict=True):
             stage = u + dt * sum((a * k for a, k in zip(row, rates, strict=False) if a), np.zeros_like(u))
             rate, entered = self.system.rate(t + c * dt, stage)
@@ -353,7 +363,7 @@ class ShiftedSolver:
 
     def __init__(self, operator: Operator, counts: Counts, tolerance: float = SOLVE_TOLERANCE):
         self.operator, self.counts, self.tolerance = operator, counts, tolerance
-        self._multigrid: dict[float, object] = {}
+        self._multigrid: dict[float, Any] = {}
 
     def solve(self, shift: float, rhs: np.ndarray, guess: np.ndarray | None = None) -> np.ndarray:
         operator = self.operator
@@ -388,7 +398,7 @@ class ShiftedSolver:
             if len(self._multigrid) >= 4:  # adaptive runs wander; old steps do not come back
                 self._multigrid.clear()
             operator = self.operator
-            solver = Multigrid(operator.conductances, self._centre(shift), operator.periodic)
+            solver: Any = Multigrid(operator.conductances, self._centre(shift), operator.periodic)
             if operator.cross is not None:
                 solver = _CrossSolver(operator, shift, solver)
             self._multigrid[shift] = solver
@@ -470,7 +480,8 @@ class PicardStepper(Stepper):
 
     def trial(self, u, t, dt):
         tableau = self.scheme.tableau
-        nets, gain, stage = [], 0.0, u
+        nets: list[np.ndarray] = []
+        gain, stage = 0.0, u
         for row, b, c in zip(tableau.A, tableau.b, tableau.c, strict=True):
             a, time = row[len(nets)], t + c * dt
             if a == 0:
@@ -510,8 +521,6 @@ class Bdf2Stepper(Stepper):
 
     def __init__(self, system, scheme):
         super().__init__(system, scheme)
-        from .schemes import SCHEMES
-
         self.starter = stepper_for(system, SCHEMES[scheme.starter])
         self.solver = ShiftedSolver(self.operator, self.counts)
         self.before: tuple | None = (
@@ -527,24 +536,17 @@ class Bdf2Stepper(Stepper):
         return Trial(step.u, step.gain, None)
 
     def accept(self) -> None:
-        """The last trial was taken."""
         self.before = self._pending
 
-    def advance(self, u, t, dt, n):
-        gain = 0.0
-        for k in range(n):
-            step = self.trial(u, t + k * dt, dt)
-            self.accept()
-            u[...] = step.u
-            gain += step.gain
-            self.counts.steps += 1
-        return gain
+    def forget(self) -> None:
+        self.before = None
 
     def _two_step(self, u, t, dt):
+        assert self.before is not None
         _, dt_before, u_before, gain_before = self.before
-        now, before, rate = self.scheme.weights(dt / dt_before)
+        _, before, rate = self.scheme.weights(dt / dt_before)
         operator, end = self.operator, t + dt
-        # in increments about u: now + before = 1, so now u + before u_before - u = -before (u - u_before)
+        # in increments about u: the weights of the two states add up to 1, so u itself drops out
         shift = 1.0 / (rate * dt)
         forcing = operator.forcing(end)
         rhs = forcing - operator.apply(u) - shift * before * operator.mass * (u - u_before)
@@ -650,8 +652,10 @@ class ExactStepper(_Exponential):
     def functions(self, rate, dt):
         from . import spectral
 
-        apply = lambda k: spectral.apply_function(self.operator.uniform, rate, lambda values: phi(k, dt * values))  # noqa: E731
-        return apply(1), apply(2)
+        uniform = self.operator.uniform
+        assert uniform is not None  # the constructor asked
+        one, two = (spectral.apply_function(uniform, rate, lambda values, k=k: phi(k, dt * values)) for k in (1, 2))
+        return one, two
 
 
 class KrylovStepper(_Exponential):
@@ -674,8 +678,10 @@ class KrylovStepper(_Exponential):
         if norm == 0:
             return np.zeros_like(rate), np.zeros_like(rate)
         gamma = dt / 10
-        basis, alpha, beta = [rate / norm], [], []
-        coefficients = previous = None
+        basis = [rate / norm]
+        alpha: list[float] = []
+        beta: list[float] = []
+        previous: np.ndarray | None = None
         for m in range(1, self.most + 1):
             v = basis[-1]
             # (m + gamma K) x = m v, in the form (shift m + K) x = shift m v
@@ -712,15 +718,19 @@ class KrylovStepper(_Exponential):
 # --- which stepper serves which row -----------------------------------------------------------------------------------
 
 
-_STEADY = {
+_STEADY: dict[str, type[Stepper]] = {
     "runge-kutta": RungeKuttaStepper,
     "stabilized": StabilizedStepper,
     "dirk": ImplicitStepper,
     "multistep": Bdf2Stepper,
     "splitting": AdiStepper,
 }
-_MOVING = {"runge-kutta": GeneralExplicit, "stabilized": GeneralExplicit, "dirk": PicardStepper}
-_BY_NAME = {"ftcs": ExplicitEuler, "exact": ExactStepper, "krylov": KrylovStepper}
+_MOVING: dict[str, type[Stepper]] = {
+    "runge-kutta": GeneralExplicit,
+    "stabilized": GeneralExplicit,
+    "dirk": PicardStepper,
+}
+_BY_NAME: dict[str, type[Stepper]] = {"ftcs": ExplicitEuler, "exact": ExactStepper, "krylov": KrylovStepper}
 
 
 def stepper_for(system: System, scheme: Scheme) -> Stepper:
@@ -729,11 +739,9 @@ def stepper_for(system: System, scheme: Scheme) -> Stepper:
     if compiled:
         if scheme.family == "splitting" and system.first.cross is not None:
             raise ProblemError("scheme = 'adi' cannot split a full tensor D; use 'tr-bdf2' or 'rkc2'.")
-        return _BY_NAME.get(scheme.name, _STEADY.get(scheme.family))(system, scheme)
+        return (_BY_NAME.get(scheme.name) or _STEADY[scheme.family])(system, scheme)
     if scheme.family not in _MOVING:
-        usable = [
-            name for name in ("ftcs", "rk2", "rk4", "rkl2", "rkc2", "rock2", "backward-euler", "tr-bdf2", "sdirk3")
-        ]
+        usable = [row.name for row in SCHEMES.values() if row.family in _MOVING]
         raise ProblemError(
             f"scheme = {scheme.name!r} needs coefficients that do not change; here D depends on t or u, or there is a reaction. "
             f"Use one of {', '.join(usable)}."

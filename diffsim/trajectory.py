@@ -68,15 +68,15 @@ class Trajectory:
 
     def plot(self, path: str | Path | None = None):
         """The frames on one scale; returns the matplotlib Figure, written to `path` where given."""
-        from . import plots
+        from .plots import frames
 
-        return plots.frames(self, path=path)
+        return frames(self, path=path)
 
     def animate(self, path: str | Path):
         """Write an animated GIF of the frames."""
-        from . import plots
+        from .plots import animation
 
-        return plots.animation(self, path)
+        animation(self, path)
 
     def save(self, path: str | Path) -> None:
         """Store the run in one HDF5 file, written atomically; `diffsim.load` reads it back."""
