@@ -350,7 +350,9 @@ class Scheme:
     memory
         Fields of the size of u that a step keeps, u itself included.
     reductions
-        Situation -> order observed there, where it is lower than `order`.
+        Situation -> order in the L2 norm there, where it is lower than `order`, as dt and dx are refined together
+        (dt ~ dx^2 for explicit methods of fixed stages, dt ~ dx for all others): "moving walls" (values at sides that
+        depend on time), "rough start" (a jump in the initial state).
     """
 
     family: ClassVar[str] = ""
@@ -771,6 +773,8 @@ SCHEMES: dict[str, Scheme] = {
             tableau=_tableau(
                 A=[[0, 0, 0, 0], [1 / 2, 0, 0, 0], [0, 1 / 2, 0, 0], [0, 0, 1, 0]], b=[1 / 6, 1 / 3, 1 / 3, 1 / 6]
             ),
+            # stage order 1 leaves dt^2 in the cells at the wall, a share dx ~ sqrt(dt) of all: dt^(2 + 1/4) in L2
+            reductions={"moving walls": 2.25},
         ),
         Stabilized(
             name="rkl1",
@@ -810,6 +814,8 @@ SCHEMES: dict[str, Scheme] = {
             build=_rock2,
             degrees=tuple(ROCK2_FINISH),
             estimate="finish",
+            # the two finishing stages amplify what the walls do between stage times
+            reductions={"moving walls": 1.0},
         ),
         Dirk(
             name="backward-euler",
@@ -826,6 +832,8 @@ SCHEMES: dict[str, Scheme] = {
             reference="Crank & Nicolson 1947",
             memory=3,
             tableau=_tableau(A=[[0, 0], [1 / 2, 1 / 2]], b=[1 / 2, 1 / 2]),
+            # R(-inf) = -1: the shortest waves of a jump stay, and with them the error in the largest norm
+            reductions={"rough start": 0.5},
         ),
         Dirk(
             name="tr-bdf2",
@@ -852,12 +860,15 @@ SCHEMES: dict[str, Scheme] = {
             memory=6,
             tableau=_esdirk3(),
             estimate="embedded",
+            reductions={"moving value, stiff": 2.7},  # stage order 2; order 3 returns once dt rho is of order 1
         ),
         Adi(
             name="adi",
             title="ADI",
             order=2,
             reference="Peaceman & Rachford 1955 (2-D); Douglas & Gunn 1964 (3-D)",
+            # as Crank-Nicolson; and the sweeps see walls of different times, most of all in corners
+            reductions={"moving walls": 1.0, "rough start": 0.5},
             memory=4,
             stages=1,
         ),

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy.linalg import toeplitz
+from scipy.linalg import expm, toeplitz
 
 from diffsim.errors import ProblemError
 from diffsim.rock_coefficients import ROCK2_FINISH, rock2_coefficients
@@ -123,34 +123,35 @@ def test_stages_of_a_recurrence_stay_inside_the_step_and_end_at_its_end(scheme):
         assert row.stages == s
 
 
+def recurrence_step(row: Recurrence, rate, t, u, dt):
+    """One step by the formulas in the docstring of `Recurrence`."""
+    L0 = rate(t, u)
+    before, now = u, u + row.mu_t[1] * dt * L0
+    for j in range(2, len(row.mu)):
+        L = rate(t + row.c[j - 1] * dt, now)
+        fixed = (1 - row.mu[j] - row.nu[j]) * u + row.gamma_t[j] * dt * L0
+        before, now = now, row.mu[j] * now + row.nu[j] * before + fixed + row.mu_t[j] * dt * L
+    if row.finish:
+        sigma, tau = row.finish
+        end = t + row.c[-1] * dt
+        Ln = rate(end, now)
+        a = now + sigma * dt * Ln
+        La = rate(end + sigma * dt, a)
+        now = a + sigma * dt * La - (sigma - tau / sigma) * dt * (La - Ln)
+    return now
+
+
 @every_stabilized
 def test_a_recurrence_integrates_time_dependent_data_to_its_order(scheme):
     """``u' = -u + g(t)`` with g at the stage times c: quadrature order in time, not only R(z)."""
     exact = lambda t: np.sin(3 * t) + np.exp(-t)  # noqa: E731
     rate = lambda t, u: -u + np.sin(3 * t) + 3 * np.cos(3 * t)  # noqa: E731
-
-    def step(row: Recurrence, t, u, dt):
-        L0 = rate(t, u)
-        before, now = u, u + row.mu_t[1] * dt * L0
-        for j in range(2, len(row.mu)):
-            L = rate(t + row.c[j - 1] * dt, now)
-            fixed = (1 - row.mu[j] - row.nu[j]) * u + row.gamma_t[j] * dt * L0
-            before, now = now, row.mu[j] * now + row.nu[j] * before + fixed + row.mu_t[j] * dt * L
-        if row.finish:
-            sigma, tau = row.finish
-            end = t + row.c[-1] * dt
-            Ln = rate(end, now)
-            a = now + sigma * dt * Ln
-            La = rate(end + sigma * dt, a)
-            now = a + sigma * dt * La - (sigma - tau / sigma) * dt * (La - Ln)
-        return now
-
     for s in (scheme.degrees[1], 9):
         row, errors = scheme.recurrence(s), []
         for n in (40, 80):
             u, dt = exact(0.0), 1.0 / n
             for k in range(n):
-                u = step(row, k * dt, u, dt)
+                u = recurrence_step(row, rate, k * dt, u, dt)
             errors.append(abs(u - exact(1.0)))
         assert math.log2(errors[0] / errors[1]) == pytest.approx(scheme.order, abs=0.15)
 
@@ -168,6 +169,88 @@ def test_stage_order_is_what_the_stages_achieve(scheme):
 @pytest.mark.parametrize(("name", "order"), [("tr-bdf2", 2), ("sdirk3", 2), ("crank-nicolson", 2), ("rk4", 1)])
 def test_published_stage_orders(name, order):
     assert SCHEMES[name].tableau.stage_order == order
+
+
+# --- order where data are not smooth: the entries `reductions` ------------------------------------------------------
+
+
+class Rod:
+    """``u_t = u_xx / 10 + f`` on n cells with half-cell walls and the exact answer in time of the discrete problem.
+
+    Moving: walls and source of sin(2 x + 6 t). Otherwise: walls at 0, and a jump to start from.
+    """
+
+    def __init__(self, n, moving):
+        h = 1.0 / n
+        x = (np.arange(n) + 0.5) * h
+        self.A = toeplitz(np.r_[2.0, -1.0, np.zeros(n - 2)]) * 0.1 / h**2
+        self.A[0, 0] = self.A[-1, -1] = 0.3 / h**2
+        self.u0 = np.sin(2 * x) if moving else np.where((x > 0.3) & (x < 0.6), 1.0, 0.0)
+        # F(t) = P (cos 6t, sin 6t): the source, and the walls through their half-cell conductance 0.2 / h^2
+        self.P = np.zeros((n, 2))
+        if moving:
+            self.P += np.column_stack(
+                [6 * np.cos(2 * x) + 0.4 * np.sin(2 * x), 0.4 * np.cos(2 * x) - 6 * np.sin(2 * x)]
+            )
+            self.P[0] += 0.2 / h**2 * np.array([0.0, 1.0])
+            self.P[-1] += 0.2 / h**2 * np.array([np.sin(2.0), np.cos(2.0)])
+        whole = np.zeros((n + 2, n + 2))  # F is itself the solution of a linear equation
+        whole[:n, :n], whole[:n, n:], whole[n:, n:] = -self.A, self.P, [[0.0, -6.0], [6.0, 0.0]]
+        self.exact = (expm(whole) @ np.r_[self.u0, 1.0, 0.0])[:n]
+
+    def F(self, t):
+        return self.P @ [np.cos(6 * t), np.sin(6 * t)]
+
+    def rate(self, t, u):
+        return self.F(t) - self.A @ u
+
+    def tableau_step(self, tableau, t, u, dt):
+        rates, eye = [], np.eye(u.size)
+        for a, c in zip(tableau.A, tableau.c, strict=True):
+            k = len(rates)
+            now = u + dt * sum((w * f for w, f in zip(a, rates, strict=False)), np.zeros_like(u))
+            if a[k]:
+                now = np.linalg.solve(eye + dt * a[k] * self.A, now + dt * a[k] * self.F(t + c * dt))
+            rates.append(self.rate(t + c * dt, now))
+        return u + dt * sum(w * f for w, f in zip(tableau.b, rates, strict=True))
+
+    def error(self, scheme, steps):
+        """Error in the L2 norm after `steps` steps to t = 1."""
+        dt, u, before = 1.0 / steps, self.u0, None
+        recurrence = None
+        if scheme.family == "stabilized":
+            recurrence = scheme.recurrence(scheme.stages_for(dt * float(np.linalg.eigvalsh(self.A)[-1])))
+        for k in range(steps):
+            if scheme.tableau is not None:
+                u = self.tableau_step(scheme.tableau, k * dt, u, dt)
+            elif recurrence is not None:
+                u = recurrence_step(recurrence, self.rate, k * dt, u, dt)
+            elif before is None:
+                before, u = u, self.tableau_step(SCHEMES[scheme.starter].tableau, 0.0, u, dt)
+            else:
+                now, old, rate = scheme.weights()
+                right = now * u + old * before + rate * dt * self.F((k + 1) * dt)
+                before, u = u, np.linalg.solve(np.eye(u.size) + rate * dt * self.A, right)
+        return np.sqrt(np.mean((u - self.exact) ** 2))
+
+
+@rows([s for s in ROWS if s.family in ("runge-kutta", "stabilized", "dirk", "multistep")])
+@pytest.mark.parametrize("situation", ["moving walls", "rough start"])
+def test_the_order_under_joint_refinement_is_the_entry_of_the_table(scheme, situation):
+    expected = scheme.reductions.get(situation, scheme.order)
+    if scheme.family == "runge-kutta":
+        cells, steps = (16, 32), lambda n: math.ceil(0.23 * n * n)
+    else:
+        cells, steps = (32, 128), lambda n: n // 2
+    errors = [Rod(n, situation == "moving walls").error(scheme, steps(n)) for n in cells]
+    observed = math.log(errors[0] / errors[1]) / math.log(steps(cells[1]) / steps(cells[0]))
+    assert observed > expected - 0.25
+    if situation in scheme.reductions:  # a loss that is not there must not be listed
+        assert observed < expected + 0.25 < scheme.order
+
+
+def test_adi_in_one_dimension_loses_what_crank_nicolson_loses():
+    assert SCHEMES["adi"].reductions["rough start"] == SCHEMES["crank-nicolson"].reductions["rough start"]
 
 
 # --- real stability interval ------------------------------------------------------------------------------------
