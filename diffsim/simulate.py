@@ -356,7 +356,8 @@ class _Watch:
         if self.wild and float(np.abs(run.u).max()) > 2 * self._bound():
             raise _Ended(
                 "unstable",
-                f"max |u| = {np.abs(run.u).max():.3g} at t = {run.t:g} is beyond what the data can cause: dt = {run.dt:.4g} is too large",
+                f"max |u| = {np.abs(run.u).max():.3g} at t = {run.t:g} is beyond what the data can cause: "
+                f"dt = {run.dt:.4g} is too large",
             )
         if isinstance(self.stop, AtSteady):
             operator = run.operator
@@ -578,8 +579,8 @@ def _trajectory(run: _Run, scheme: Scheme, status: str, message: str) -> Traject
     lost = run.start_content + run.gain - now
     stats = {
         "steps": counts.steps, "rejected": counts.rejected, "stages": counts.stages, "solves": counts.solves,
-        "iterations": counts.iterations, "limited_by": dict(counts.limited_by), "dt_min": run.dt_range[0], "dt_max": run.dt_range[1],
-        "gain": run.gain,
+        "iterations": counts.iterations, "limited_by": dict(counts.limited_by),
+        "dt_min": run.dt_range[0], "dt_max": run.dt_range[1], "gain": run.gain,
     }  # fmt: skip
     return Trajectory(
         t=np.array(run.times),

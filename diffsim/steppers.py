@@ -511,8 +511,8 @@ class PicardStepper(Stepper):
             if self.system.problem.linear or change <= PICARD_TOLERANCE * max(size, 1e-300):
                 return stage, operator  # where only time moves D, one solve is the answer
         raise ConvergenceError(
-            f"the nonlinear stage still changes by {change / max(size, 1e-300):.1e} (relative) after {self.most} Picard iterations; "
-            "take a smaller step, or an explicit scheme (rkl2)."
+            f"the nonlinear stage still changes by {change / max(size, 1e-300):.1e} (relative) after {self.most} Picard "
+            "iterations; take a smaller step, or an explicit scheme (rkl2)."
         )
 
 

@@ -92,8 +92,9 @@ def test_a_run_continues_where_another_ended(scheme):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"until": -1.0}, {"until": np.nan}, {"until": "1"}, {"until": np.inf}, {"dt": 0.0}, {"dt": -1.0}, {"dt": np.nan}, {"dt": "big"},
-        {"tol": 0.0}, {"tol": np.nan}, {"save": 0}, {"save": 2.5}, {"save": []}, {"save": [0.5, 0.1]}, {"save": [2.0]}, {"save": "all"},
+        {"until": -1.0}, {"until": np.nan}, {"until": "1"}, {"until": np.inf},
+        {"dt": 0.0}, {"dt": -1.0}, {"dt": np.nan}, {"dt": "big"}, {"tol": 0.0}, {"tol": np.nan},
+        {"save": 0}, {"save": 2.5}, {"save": []}, {"save": [0.5, 0.1]}, {"save": [2.0]}, {"save": "all"},
         {"scheme": "euler"}, {"on_unstable": "pray"}, {"initial": np.ones((7, 9))}, {"initial": np.nan}, {"initial": "hot"},
         {"initial": np.full((9, 7), np.inf)}, {"stop": 3}, {"probes": {"a": (9.0, 9.0)}}, {"probes": {"a": (0.5,)}},
     ],
@@ -124,7 +125,9 @@ def test_at_the_limit_nothing_grows_beyond_it_noise_does(seed):
     limit = ds.stability(problem, "ftcs").dt_limit
     noise = rng.normal(size=grid.shape)
     calm = ds.simulate(problem, noise, until=200 * limit, dt=limit, scheme="ftcs", save="final")
-    wild = ds.simulate(problem, noise, until=3000 * limit, dt=1.02 * limit, scheme="ftcs", save="final", on_unstable="allow")
+    wild = ds.simulate(
+        problem, noise, until=3000 * limit, dt=1.02 * limit, scheme="ftcs", save="final", on_unstable="allow"
+    )
     assert np.sqrt((calm.final**2).sum()) <= np.sqrt((noise**2).sum()) * (1 + 1e-12)
     assert wild.status == "unstable"
 
@@ -169,7 +172,9 @@ def test_no_new_extrema_up_to_dt_positive(scheme, seed):
 
 @every_scheme
 def test_insulated_content_is_kept(scheme):
-    problem = ds.Problem(GRID, diffusivity=plate().diffusivity, capacity=1 + np.random.default_rng(2).random(GRID.shape))
+    problem = ds.Problem(
+        GRID, diffusivity=plate().diffusivity, capacity=1 + np.random.default_rng(2).random(GRID.shape)
+    )
     run = ds.simulate(problem, lambda x, y: np.exp(x * y), until=0.1, scheme=scheme)
     np.testing.assert_allclose(run.content, run.content[0], rtol=1e-13)
 
@@ -188,7 +193,14 @@ def test_mirroring_the_plate_mirrors_the_run(scheme, axis):
     d = plate().diffusivity
     dt = min(1e-3, 0.9 * ds.stability(plate(), scheme).dt_limit)
     run = ds.simulate(plate(boundary=sides), u0, until=0.01, scheme=scheme, dt=dt, save=2)
-    mirror = ds.simulate(plate(diffusivity=np.flip(d, axis), boundary=mirrored), np.flip(u0, axis), until=0.01, scheme=scheme, dt=dt, save=2)
+    mirror = ds.simulate(
+        plate(diffusivity=np.flip(d, axis), boundary=mirrored),
+        np.flip(u0, axis),
+        until=0.01,
+        scheme=scheme,
+        dt=dt,
+        save=2,
+    )
     np.testing.assert_allclose(np.flip(mirror.final, axis), run.final, rtol=0, atol=tolerance)
 
 
@@ -198,7 +210,9 @@ def test_runs_are_linear_in_the_state_and_the_data(scheme):
     one, two = rng.random(GRID.shape), rng.random(GRID.shape)
     sides = lambda a, b: {"x-": ds.Dirichlet(a), "x+": ds.Robin(2.0, b)}  # noqa: E731
     go = lambda u0, a, b: ds.simulate(plate(boundary=sides(a, b)), u0, until=0.02, scheme=scheme, dt=5e-4, save=2).final  # noqa: E731
-    np.testing.assert_allclose(go(2 * one - two, 2 * 1.0 - 3.0, 2 * 0.5 - 1.0), 2 * go(one, 1.0, 0.5) - go(two, 3.0, 1.0), atol=1e-9)
+    np.testing.assert_allclose(
+        go(2 * one - two, 2 * 1.0 - 3.0, 2 * 0.5 - 1.0), 2 * go(one, 1.0, 0.5) - go(two, 3.0, 1.0), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("factor", [1e-7, 13.0])
@@ -311,7 +325,9 @@ def test_a_diffusivity_of_state_keeps_content_and_agrees_between_schemes(scheme)
 def test_a_constant_function_of_the_gradient_is_a_constant():
     u0 = np.random.default_rng(8).random(GRID.shape)
     constant = ds.simulate(box(), u0, until=0.05, scheme="rk2", dt=1e-3, save="final").final
-    function = ds.simulate(box(diffusivity=ds.OfGradient(lambda g: 0.7 + 0 * g)), u0, until=0.05, scheme="rk2", dt=1e-3, save="final").final
+    function = ds.simulate(
+        box(diffusivity=ds.OfGradient(lambda g: 0.7 + 0 * g)), u0, until=0.05, scheme="rk2", dt=1e-3, save="final"
+    ).final
     np.testing.assert_allclose(function, constant, rtol=1e-12)
 
 
