@@ -24,6 +24,13 @@ _LOOK = {
     "settled": (GREEN, "o"),
     "wasteful": (SKY, "s"),
 }
+_DARK = {
+    "unstable": "#5E2900",
+    "oscillating": "#8A7F00",
+    "unfinished": "#9AA3AD",
+    "settled": "#004D39",
+    "wasteful": "#1F5F86",
+}
 _MOST_PANELS = 5
 _MOST_CURVES = len(LINES)
 
@@ -50,15 +57,18 @@ def sweep_picture(sweep: Sweep, path: str | Path | None = None) -> Figure:
 
 
 def _map(ax: Axes, sweep: Sweep, k: int, layer: np.ndarray) -> None:
-    for name, (colour, marker) in _LOOK.items():
+    from matplotlib.colors import ListedColormap
+
+    # each run is a tile as large as its neighbourhood
+    rows, columns = np.argsort(sweep.dts), np.argsort(sweep.steps)
+    classes = np.searchsorted(sorted(_LOOK), layer[np.ix_(rows, columns)])
+    colours = ListedColormap([_LOOK[name][0] for name in sorted(_LOOK)])
+    limits = {"vmin": -0.5, "vmax": len(_LOOK) - 0.5}
+    ax.pcolormesh(_edges(sweep.dts), _edges(sweep.steps), classes.T, cmap=colours, rasterized=True, **limits)
+    for name, (_, marker) in _LOOK.items():
         i, j = np.nonzero(layer == name)
-        # each run is a tile as large as its neighbourhood
-        for a, b in zip(i, j, strict=True):
-            ax.fill_between(_edges(sweep.dts)[a : a + 2], *_edges(sweep.steps)[b : b + 2], color=colour, linewidth=0)
-        dark = {"unfinished": "#9AA3AD", "oscillating": "#8A7F00", "settled": "#004D39", "wasteful": "#1F5F86"}.get(
-            name, "#5E2900"
-        )
-        ax.plot(sweep.dts[i], sweep.steps[j], marker, color=dark, markersize=3.2, linestyle="none", markeredgewidth=0.9)
+        style = {"color": _DARK[name], "markersize": 3.2, "linestyle": "none", "markeredgewidth": 0.9}
+        ax.plot(sweep.dts[i], sweep.steps[j], marker, **style)
     _lines(ax, sweep, k)
     title = "" if sweep.diffusivities is None else f"D = {_text(sweep.diffusivities[k])}"
     ax.set(xscale="log", yscale="log", xlabel="step size dt [s]", ylabel="number of steps", title=title)
@@ -136,8 +146,8 @@ def _legend() -> tuple[list, list[str]]:
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
-    """Borders of tiles around sorted positive values, halfway on a logarithmic scale."""
-    logs = np.log(np.asarray(values, dtype=float))
+    """Borders of tiles around positive values in rising order, halfway on a logarithmic scale."""
+    logs = np.log(np.sort(np.asarray(values, dtype=float)))
     if logs.size == 1:
         return np.exp(logs[0] + np.array([-0.5, 0.5]))
     middle = 0.5 * (logs[1:] + logs[:-1])
