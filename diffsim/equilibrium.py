@@ -43,7 +43,7 @@ class Equilibrium:
     iterations
         Of conjugate gradients, summed over outer steps; 0 for transforms.
     method
-        "spectral", "multigrid", "newton", "picard", or "none" where nothing drives the problem.
+        "spectral", "multigrid", "direct" (elimination, in 1D), "newton", "picard", or "none" where nothing drives the problem.
     """
 
     u: np.ndarray
@@ -165,7 +165,7 @@ def _solve_one(problem: Problem, tol: float, method: str, guess, initial) -> Equ
         return system.rest()
     if method == "spectral" or (method == "auto" and system.transformable):
         return system.finish(system.by_transform(), "spectral")
-    return system.finish(system.by_multigrid(guess), "multigrid")
+    return system.finish(system.by_multigrid(guess), system.name)
 
 
 def _solve_list(problems: list[Problem], tol: float, method: str, guesses: list, initials: list) -> list[Equilibrium]:
@@ -181,9 +181,9 @@ def _solve_list(problems: list[Problem], tol: float, method: str, guesses: list,
             together.append((k, system))
         else:
             results[k] = _solve_one(problem, tol, method, guess, initial)
-    solves = solve_batch([(s.operator.conductances, s.operator.diagonal, s.forcing) for _, s in together], tol, MOST_ITERATIONS)
-    for (k, system), solve in zip(together, solves, strict=True):
-        results[k] = system.finish(solve, "multigrid")
+    systems = [(s.operator.conductances, s.operator.diagonal, s.forcing, s.operator.periodic) for _, s in together]
+    for (k, system), solve in zip(together, solve_batch(systems, tol, MOST_ITERATIONS), strict=True):
+        results[k] = system.finish(solve, system.name)
     return results  # type: ignore[return-value]
 
 
@@ -273,6 +273,11 @@ class _System:
     @property
     def transformable(self) -> bool:
         return self.operator.uniform is not None and self.operator.uniform.transformable
+
+    @property
+    def name(self) -> str:
+        """What `by_multigrid` does: a line of cells is eliminated directly."""
+        return "direct" if max(self.operator.shape) == self.forcing.size and self.plain else "multigrid"
 
     @property
     def plain(self) -> bool:

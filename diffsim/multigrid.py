@@ -16,7 +16,30 @@ import numpy as np
 from .kernels import multigrid as kernels
 
 COARSEST = 96  # cells solved directly
+LARGEST_DENSE = 400  # the most that are solved directly where an axis cannot be coarsened further
+VOIDS = 0.02  # share of faces without conductance from which aggregates fit better
+SIDE_BY_SIDE = 500_000  # cells below which the systems of a batch are solved side by side
+STRETCHED = 6.0  # ratio of mean conductances of two axes from which aggregates fit better
 WEAK = 0.3  # an axis this much weaker than the strongest waits until the others have been coarsened
+
+
+def _schedule(low: float, degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """(jobs, omegas): the passes of a V-cycle whose smoother is a Chebyshev polynomial on [low, 2.04], step by step.
+
+    2 bounds the spectrum of D^-1 K (Gershgorin). The steps commute, so any order makes the cycle symmetric.
+    """
+    roots = 0.5 * (2.04 + low) + 0.5 * (2.04 - low) * np.cos(np.pi * (2 * np.arange(degree) + 1) / (2 * degree))
+    steps = [1 / root for root in roots]
+    hops = [kernels.FORWARD, kernels.BACKWARD]
+    down = [(hops[k % 2], step) for k, step in enumerate(steps[1:])]
+    # the correction is added where the way down left off, and the way up must end in y
+    up = [(hops[(k + degree + 1) % 2], step) for k, step in enumerate(reversed(steps))]
+    passes = [(kernels.FORWARD, steps[0]), *down, (kernels.RESTRICT, steps[0]), (kernels.PROLONG, 0.0), *up]
+    return np.array([job for job, _ in passes]), np.array([step for _, step in passes], dtype=np.float32)
+
+
+AGGREGATES = _schedule(0.4, 3)
+PLANE = _schedule(0.6, 2)
 
 
 @dataclass(frozen=True)
@@ -42,40 +65,85 @@ class Multigrid:
         Shape (n0, n1, n2), >= 0: walls, losses, and for an implicit step mass / (gamma dt). Cells without any
         conductance and diagonal are inert and stay 0.
     periodic
-        Per axis. Only the conductances decide; given for the interface.
+        Whether each axis is.
+    threads
+        At most; None: all that numba has. The result does not depend on it.
 
     Notes
     -----
     Each V-cycle is a symmetric, positive preconditioner up to single-precision rounding.
     """
 
-    def __init__(self, conductances: Sequence[np.ndarray], diagonal: np.ndarray, periodic: Sequence[bool] = (False,) * 3):
+    def __init__(
+        self,
+        conductances: Sequence[np.ndarray],
+        diagonal: np.ndarray,
+        periodic: Sequence[bool] = (False,) * 3,
+        threads: int | None = None,
+    ):
         self.conductances = tuple(np.ascontiguousarray(g, dtype=np.float64) for g in conductances)
         self.diagonal = np.ascontiguousarray(diagonal, dtype=np.float64)
-        self.periodic = tuple(periodic)
         self.shape = self.diagonal.shape
+        self.periodic = tuple(bool(p) for p in periodic)
+        self.threads = threads
 
     def with_diagonal(self, diagonal: np.ndarray) -> "Multigrid":
         """The same graph with another diagonal."""
-        return Multigrid(self.conductances, diagonal, self.periodic)
+        return Multigrid(self.conductances, diagonal, self.periodic, self.threads)
+
+    @property
+    def direct(self) -> bool:
+        """A line of cells: solved by elimination."""
+        return max(self.shape) == self.diagonal.size
+
+    @cached_property
+    def _strength(self) -> list[float]:
+        """Mean conductance per axis."""
+        return [float(g.sum()) / self.diagonal.size for g in self.conductances]
+
+    @cached_property
+    def _plane(self) -> tuple[np.ndarray, int] | None:
+        """Layout of the hierarchy of every other cell; None where aggregates fit better: 3D, voids, stretched cells."""
+        n0, n1, n2 = self.shape
+        weak, strong = sorted(self._strength[1:])
+        if n0 > 1 or self.conductances[0].any() or strong > STRETCHED * weak:
+            return None
+        inner = 2 * n1 * n2 - n1 - n2
+        conducting = sum(int(np.count_nonzero(g)) for g in self.conductances[1:])
+        if conducting < (1 - VOIDS) * inner:
+            return None
+        table, size = _plane_layout(self.shape, self.periodic)
+        return (table, size) if table[-1, :3].prod() <= LARGEST_DENSE else None
+
+    @cached_property
+    def _kind(self) -> tuple[bool | None, bool | None]:
+        """(aggregates, box): exactly one is True, the other None, as the kernels want it."""
+        return (None, True) if self._plane else (True, None)
+
+    @property
+    def _schedule(self) -> tuple[np.ndarray, np.ndarray]:
+        return PLANE if self._plane else AGGREGATES
 
     @cached_property
     def _blocks(self) -> int | None:
         """Pieces a pass is cut into; None: one thread."""
-        threads = numba.get_num_threads()
+        threads = self.threads or numba.get_num_threads()
         return None if threads == 1 or self.diagonal.size < kernels.PARALLEL_CELLS else 4 * threads
 
     @cached_property
     def _hierarchy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """(table, arena, dense factors, scale) of the preconditioner."""
-        strength = [float(g.max(initial=0.0)) for g in self.conductances]
-        largest = max(*strength, float(self.diagonal.max(initial=0.0)))
+        largest = max(float(g.max(initial=0.0)) for g in (*self.conductances, self.diagonal))
         scale = 1.0 / largest if largest > 0 else 1.0
-        table, size = _layout(self.shape, [float(g.sum()) / self.diagonal.size for g in self.conductances])
+        table, size = self._plane or _layout(self.shape, self._strength)
         arena = np.zeros(size, dtype=np.float32)
         coarsest = math.prod(int(n) for n in table[-1, :3])
         dense = np.zeros((coarsest, coarsest))
-        kernels.set_up(table, arena, *self.conductances, self.diagonal, scale, dense)
+        if self._plane:
+            wrap1, wrap2 = self.periodic[1:]
+            kernels.box_set_up(table, arena, *self.conductances[1:], self.diagonal, wrap1, wrap2, scale, dense)
+        else:
+            kernels.set_up(table, arena, *self.conductances, self.diagonal, scale, dense)
         return table, arena, dense, scale
 
     def solve(
@@ -108,15 +176,50 @@ class Multigrid:
         x = np.zeros(self.shape) if x0 is None else np.array(x0, dtype=np.float64, order="C").reshape(self.shape)
         if not rhs.any():
             return Solve(np.zeros(self.shape), 0, 0.0, True, 0.0)
+        if self.direct:
+            return self._eliminate(rhs)
         table, arena, dense, _ = self._hierarchy
         iterations, residual, size, rounding = kernels.pcg(
-            *self.conductances, self.diagonal, rhs, x, tol, max_iterations, table, arena, dense, self._blocks
+            *self.conductances,
+            self.diagonal,
+            rhs,
+            x,
+            tol,
+            max_iterations,
+            *self._kind,
+            table,
+            arena,
+            dense,
+            *self._schedule,
+            self._blocks,
         )
         converged = bool(residual <= max(tol * size, 2.0 * rounding))
         return Solve(x, int(iterations), float(residual / size), converged, float(rounding / size))
 
+    def _eliminate(self, rhs: np.ndarray) -> Solve:
+        """The solution on a line of cells."""
+        axis = int(np.argmax(self.shape))
+        g, w, x = self.conductances[axis].reshape(-1), self.diagonal.reshape(-1), np.empty(rhs.size)
+        f = rhs.reshape(-1)
+        kernels.solve_line(g, w, f, x)
+        steps = g * (np.append(x, x[0]) - np.append(x[-1], x))
+        rest = f - w * x + np.diff(steps)
+        scale = (w + g[:-1] + g[1:]) * np.abs(x) + np.abs(f)
+        size = float(np.linalg.norm(f))
+        residual, rounding = float(np.linalg.norm(rest)) / size, 2.3e-16 * float(np.linalg.norm(scale)) / size
+        # a floating line whose rhs does not add up has no solution, and its residual shows it
+        return Solve(x.reshape(self.shape), 1, residual, residual <= max(8 * rounding, 1e-12), rounding)
+
     def cycle(self, rhs: np.ndarray, out: np.ndarray) -> np.ndarray:
         """One symmetric V-cycle for ``K out = rhs`` from zero, into `out`."""
+        if self.direct:
+            kernels.solve_line(
+                self.conductances[int(np.argmax(self.shape))].reshape(-1),
+                self.diagonal.reshape(-1),
+                np.ascontiguousarray(rhs, dtype=np.float64).reshape(-1),
+                out.reshape(-1),
+            )
+            return out
         table, arena, dense, scale = self._hierarchy
         size = float(np.abs(rhs).max(initial=0.0))
         factor = 1.0 / size if size > 0 else 1.0
@@ -124,8 +227,10 @@ class Multigrid:
         b, x, dinv, y = (arena[start : start + n] for start in table[0, [kernels.B, kernels.X, kernels.DINV, kernels.Y]])
         np.multiply(rhs.reshape(-1), factor, out=b, casting="same_kind")
         np.multiply(dinv, b, out=x)
-        x *= kernels.STEP_1
-        kernels.vcycle(table, arena, dense, self._blocks)
+        jobs, omegas = self._schedule
+        x *= omegas[0]
+        cycle = kernels.box_vcycle if self._plane else kernels.vcycle
+        cycle(table, arena, dense, jobs, omegas, self._blocks)
         np.multiply(y, scale / factor, out=out.reshape(-1), dtype=np.float64)
         return out
 
@@ -156,14 +261,57 @@ def _layout(shape: tuple[int, ...], strength: list[float]) -> tuple[np.ndarray, 
     return np.array(lines), at
 
 
+def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[np.ndarray, int]:
+    """The same for a plane whose coarse cells are every other one."""
+    lines: list = []
+    at = 0
+    n1, n2 = int(shape[1]), int(shape[2])
+    while True:
+        line = np.zeros(kernels.COLUMNS, dtype=np.int64)
+        line[:3] = 1, n1, n2
+        columns = [kernels.EAST, kernels.SOUTH, kernels.W, kernels.DINV, kernels.B, kernels.X, kernels.Y]
+        for column in columns + [kernels.SOUTHEAST, kernels.SOUTHWEST] * bool(lines):
+            line[column] = at
+            at += n1 * n2
+        lines.append(line)
+        if n1 * n2 <= COARSEST or min(n1, n2) < 4 or (periodic[1] and n1 % 2) or (periodic[2] and n2 % 2):
+            return np.array(lines), at
+        n1, n2 = n1 // 2, n2 // 2
+        line[kernels.TRANSFER] = at
+        at += 8 * (n1 + 2) * (n2 + 2)
+
+
 def solve_batch(
-    systems: Sequence[tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]], tol: float = 1e-8, max_iterations: int = 500
+    systems: Sequence[tuple], tol: float = 1e-8, max_iterations: int = 500
 ) -> list[Solve]:
     """Solve many systems (conductances, diagonal, rhs), small ones side by side on all threads.
 
-    Each is solved by the operations of `Multigrid.solve`, so a result does not depend on its companions.
+    Each is solved by the operations of `Multigrid.solve`, so a result does not depend on its companions. Entries may
+    carry a fourth item, the periodic axes.
     """
-    return [Multigrid(g, w).solve(rhs, tol=tol, max_iterations=max_iterations) for g, w, rhs in systems]
+    from concurrent.futures import ThreadPoolExecutor
+
+    threads = numba.get_num_threads()
+
+    def one(system, threads: int | None) -> Solve:
+        conductances, diagonal, rhs, *periodic = system
+        solver = Multigrid(conductances, diagonal, *periodic, threads=threads)
+        return solver.solve(rhs, tol=tol, max_iterations=max_iterations)
+
+    # large systems use all threads one after the other; the kernels release the interpreter lock for small ones
+    small = [k for k, system in enumerate(systems) if np.size(system[1]) < SIDE_BY_SIDE]
+    results: list[Solve | None] = [None] * len(systems)
+    for k in set(range(len(systems))).difference(small):
+        results[k] = one(systems[k], None)
+    if len(small) > 1 and threads > 1:
+        results[small[0]] = one(systems[small[0]], 1)  # compiles, once
+        with ThreadPoolExecutor(threads) as pool:
+            for k, solve in zip(small[1:], pool.map(lambda k: one(systems[k], 1), small[1:]), strict=True):
+                results[k] = solve
+    else:
+        for k in small:
+            results[k] = one(systems[k], 1)
+    return results  # type: ignore[return-value]
 
 
 def solve_preconditioned(

@@ -71,7 +71,7 @@ def test_transforms_and_multigrid_agree(shape, sides):
     problem = plate(shape, source=source, boundary=dict.fromkeys("xyz"[: len(shape)], sides))
     by = {m: ds.equilibrium(problem, tol=1e-13, method=m, initial=0.7) for m in ("spectral", "multigrid")}
     assert by["spectral"].method == "spectral"
-    assert by["multigrid"].method == "multigrid"
+    assert by["multigrid"].method == ("direct" if len(shape) == 1 else "multigrid")
     scale = np.abs(by["spectral"].u).max()
     np.testing.assert_allclose(by["multigrid"].u, by["spectral"].u, rtol=0, atol=1e-10 * scale)
 
@@ -194,6 +194,7 @@ def test_a_guess_that_is_the_answer_needs_no_iteration():
     eq = ds.equilibrium(problem, tol=1e-10)
     again = ds.equilibrium(problem, tol=1e-9, guess=eq.u)
     assert again.iterations == 0
+    assert again.residual <= 1e-9
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

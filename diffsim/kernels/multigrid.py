@@ -13,14 +13,12 @@ arrays begin. Level arrays are views into the arena.
 import numpy as np
 from numba import njit, prange
 
-_compiled = njit(cache=True, error_model="numpy")
-_threaded = njit(cache=True, error_model="numpy", parallel=True)
-
-# The three Richardson steps of a degree-3 Chebyshev polynomial on [0.4, 2.04], the upper part of the spectrum of
-# D^-1 K (which Gershgorin bounds by 2): root k is 1.22 + 0.82 cos((2k + 1) pi / 6).
-STEP_1 = np.float32(1.0 / (1.22 + 0.82 * np.cos(np.pi / 6)))
-STEP_2 = np.float32(1.0 / 1.22)
-STEP_3 = np.float32(1.0 / (1.22 - 0.82 * np.cos(np.pi / 6)))
+# LLVM treats a function again in every function that calls it, so a deep tree of calls compiles slowly. What is called
+# from one place is pasted there; what is called from several has no wrappers; entries are what Python calls and caches.
+_entry = njit(cache=True, error_model="numpy", nogil=True)
+_pasted = njit(error_model="numpy", inline="always")
+_compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_threaded = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, parallel=True)
 
 # Columns of the level table.
 SHAPE, G0, G1, G2, W, DINV, B, X, Y = 0, 3, 4, 5, 6, 7, 8, 9, 10
@@ -85,7 +83,7 @@ def apply_row(g0, g1, g2, w, u, i, j, q):
         )
 
 
-@_compiled
+@_pasted
 def magnitude_row(g0, g1, g2, w, u, i, j, q):
     """One row of ``|K| |u|``: the scale of the rounding errors in ``K u``."""
     n0, n1, n2 = u.shape
@@ -105,12 +103,13 @@ def magnitude_row(g0, g1, g2, w, u, i, j, q):
         )
 
 
-# Jobs of one conjugate-gradient pass.
-RESIDUAL, LOAD, PRODUCTS, DIRECTION, APPLY, UPDATE = 0, 1, 2, 3, 4, 5
+# Jobs of one conjugate-gradient pass. Not Python ints: numba would compile each pass once for every literal.
+START = np.int64(0)
+RESIDUAL, LOAD, PRODUCTS, DIRECTION, APPLY, UPDATE = np.arange(6)
 
 
 @_compiled
-def cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, alpha, sums):
+def cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, first, alpha, sums):
     """One pass of conjugate gradients over rows lo..hi-1; `sums` (rows, 2) receives two numbers a row.
 
     RESIDUAL   r = b - K x; (r r, (|K| |x| + |b|)²)
@@ -138,7 +137,7 @@ def cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, alph
             for k in range(n2):
                 value = np.float32(alpha * rr[k])
                 fr[k] = value
-                gr[k] = STEP_1 * dr[k] * value
+                gr[k] = first * dr[k] * value
         elif job == PRODUCTS:
             sums[row, 0] = row_dot(r[i, j], z[i, j])
             sums[row, 1] = row_dot(q[i, j], z[i, j])
@@ -158,81 +157,133 @@ def cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, alph
 
 
 @_threaded
-def cg_threads(job, blocks, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, alpha, sums):
+def cg_threads(job, blocks, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, first, alpha, sums):
     """`cg_rows` over all rows, in `blocks` pieces."""
     rows = x.shape[0] * x.shape[1]
     for piece in prange(blocks):
         lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
-        cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, alpha, sums)
+        cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, first, alpha, sums)
 
 
-@_compiled
-def cg_pass(job, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, alpha, sums, blocks):
-    """One pass on one thread (`blocks` None: nothing parallel is compiled) or several; returns the two total sums."""
-    if blocks is None:
-        cg_rows(job, 0, x.shape[0] * x.shape[1], g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, alpha, sums)
-    else:
-        cg_threads(job, blocks, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, alpha, sums)
-    first, second = 0.0, 0.0
-    for row in range(sums.shape[0]):
-        first += sums[row, 0]
-        second += sums[row, 1]
-    return first, second
-
-
-@_compiled
-def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, blocks):
+@_entry
+def pcg(g0, g1, g2, w, b, x, tol, max_iterations, aggregates, box, table, arena, dense, jobs, omegas, blocks):
     """Solve ``K x = b`` in place by conjugate gradients with V-cycles; x holds the first guess.
+
+    One of `aggregates` and `box` is True, the kind of the hierarchy; the other is None, and not compiled.
+    `jobs`, `omegas`: the passes of a V-cycle. `blocks`: pieces for several threads, or None for one thread.
 
     Returns (iterations, ||b - K x||, ||b||, rounding), the last the size of the rounding errors in that residual: no
     double-precision x can be expected to have a smaller one. The direction is updated by Polak and Ribiere's formula,
     which keeps conjugacy although single precision makes the preconditioner slightly nonlinear (Notay, Flexible
     conjugate gradients, SIAM J. Sci. Comput. 22, 2000).
     """
-    r, p, q = np.empty_like(x), np.zeros_like(x), np.empty_like(x)
     n0, n1, n2 = x.shape
+    rows = n0 * n1
+    r, p, q = np.empty_like(x), np.zeros_like(x), np.empty_like(x)
+    sums = np.zeros((rows, 2))
     rhs, guess = cube(arena, table[0, B], n0, n1, n2), cube(arena, table[0, X], n0, n1, n2)
     dinv, z = cube(arena, table[0, DINV], n0, n1, n2), cube(arena, table[0, Y], n0, n1, n2)
-    sums = np.zeros((x.shape[0] * x.shape[1], 2))
     size = 0.0
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            size += row_dot(b[i, j], b[i, j])
+    for row in range(rows):
+        size += row_dot(b[row // n1, row % n1], b[row // n1, row % n1])
     size = np.sqrt(size)
-    rr, magnitude = cg_pass(RESIDUAL, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, 0.0, sums, blocks)
-    iterations, residual, rounding = 0, np.sqrt(rr), 2.3e-16 * np.sqrt(magnitude)
-    while iterations < max_iterations and residual > tol * size and residual > 2.0 * rounding:
-        before, rz, alpha, beta = residual, 0.0, 0.0, 0.0
-        while iterations < max_iterations:
-            cg_pass(LOAD, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, 1.0 / size, sums, blocks)
-            vcycle(table, arena, dense, blocks)
-            product, mixed = cg_pass(PRODUCTS, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, 0.0, sums, blocks)
-            if rz > 0.0:
-                beta = -alpha * mixed / rz
-            rz = product
-            if not rz > 0.0:
+    iterations, residual, rounding, before = 0, 0.0, 0.0, np.inf
+    rz, alpha, beta = 0.0, 0.0, 0.0
+    job = RESIDUAL
+    while True:  # one pass over the cells a turn
+        factor = 1.0 / size if job == LOAD else beta if job == DIRECTION else alpha
+        if blocks is None:
+            cg_rows(job, START, rows, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, omegas[0], factor, sums)
+        else:
+            cg_threads(job, blocks, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, omegas[0], factor, sums)
+        first, second = 0.0, 0.0
+        for row in range(rows):
+            first += sums[row, 0]
+            second += sums[row, 1]
+        if job == RESIDUAL:
+            # The recurrence drifts from the true residual by rounding: measure it, and start again where that helps.
+            residual, rounding = np.sqrt(first), 2.3e-16 * np.sqrt(second)
+            if residual <= max(tol * size, 2.0 * rounding) or residual >= 0.5 * before or iterations >= max_iterations:
                 break
-            cg_pass(DIRECTION, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, max(beta, 0.0), sums, blocks)
-            pq, _ = cg_pass(APPLY, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, 0.0, sums, blocks)
-            if not pq > 0.0:
-                break
-            alpha = rz / pq
-            rr, _ = cg_pass(UPDATE, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, alpha, sums, blocks)
+            before, rz, job = residual, 0.0, LOAD
+        elif job == LOAD:
+            if aggregates is not None:
+                vcycle(table, arena, dense, jobs, omegas, blocks)
+            if box is not None:
+                box_vcycle(table, arena, dense, jobs, omegas, blocks)
+            job = PRODUCTS
+        elif job == PRODUCTS:
+            beta = max(-alpha * second / rz, 0.0) if rz > 0.0 else 0.0
+            rz = first
+            job = DIRECTION if rz > 0.0 else RESIDUAL
+        elif job == DIRECTION:
+            job = APPLY
+        elif job == APPLY:
+            alpha = rz / first if first > 0.0 else 0.0
+            job = UPDATE if alpha > 0.0 else RESIDUAL
+        else:
             iterations += 1
-            if not np.sqrt(rr) > tol * size:
-                break
-        # The recurrence drifts from the true residual by rounding: measure, and start again where it matters.
-        rr, magnitude = cg_pass(RESIDUAL, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, 0.0, sums, blocks)
-        residual, rounding = np.sqrt(rr), 2.3e-16 * np.sqrt(magnitude)
-        if not residual < 0.5 * before:
-            break
+            job = LOAD if np.sqrt(first) > tol * size and iterations < max_iterations else RESIDUAL
     return iterations, residual, size, rounding
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+
+@_compiled
+def chain(g, first, last, w, low, high, f, x):
+    """Solve the equations of cells first .. last - 1 of a line, everything beyond held at 0.
+
+    `low`, `high`: conductances to the outside at the two ends, added to w. Elimination in terms of conductances never
+    subtracts (each pivot is what anchors the cells so far, in series with the next face), so it is exact to rounding at
+    any contrast. Where nothing anchors a piece, its last cell is held at 0.
+    """
+    anchor = np.empty(last - first)
+    held = 0.0
+    carried = 0.0
+    for k in range(first, last):
+        own = w[k] + held
+        if k == first:
+            own += low
+        if k == last - 1:
+            own += high
+        anchor[k - first] = own
+        x[k] = f[k] + carried
+        face = g[k + 1] if k < last - 1 else 0.0
+        share = face / (own + face) if own + face > 0.0 else 0.0
+        held, carried = own * share, x[k] * share
+    for k in range(last - 1, first - 1, -1):
+        face = g[k + 1] if k < last - 1 else 0.0
+        pivot = anchor[k - first] + face
+        beyond = face * x[k + 1] if k < last - 1 else 0.0
+        x[k] = (x[k] + beyond) / pivot if pivot > 0.0 else 0.0
+
+
+@_entry
+def solve_line(g, w, f, x):
+    """Solve ``K x = f`` of a line of cells directly; g (n + 1,) with equal ends where periodic, the others (n,)."""
+    n = w.size
+    if n < 3 or g[0] == 0.0:
+        if n == 2 and g[0] > 0.0:  # both faces join the same two cells
+            g = np.array([0.0, g[0] + g[1], 0.0])
+        chain(g, 0, n, w, 0.0, 0.0, f, x)
+        return
+    # Cells 0 .. n - 2 with the last one at 0; and how far they rise above it where only w acts: t = 1 - (its influence).
+    rise = np.empty(n)
+    chain(g, 0, n - 1, w, g[0], g[n - 1], f, x)
+    chain(g, 0, n - 1, w, g[0], g[n - 1], w, rise)
+    loss = w[n - 1] + g[0] * rise[0] + g[n - 1] * rise[n - 2]
+    inflow = f[n - 1] + g[0] * x[0] + g[n - 1] * x[n - 2]
+    last = inflow / loss if loss > 0.0 else 0.0
+    x[n - 1] = last
+    for k in range(n - 1):
+        x[k] += (1.0 - rise[k]) * last
 
 
 # --- V-cycle on aggregates, single precision --------------------------------------------------------------------------
 
 
-@_compiled
+@_pasted
 def step_rows(lo, hi, g0, g1, g2, dinv, b, x, omega, y):
     """One Richardson step ``y = x + omega D^-1 (b - K x)``."""
     n0, n1, n2 = x.shape
@@ -252,8 +303,8 @@ def step_rows(lo, hi, g0, g1, g2, dinv, b, x, omega, y):
             out[k] = own[k] + omega * (pull * inverse[k] - own[k])
 
 
-@_compiled
-def restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc):
+@_pasted
+def restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc, omega):
     """Coarse rows: bc = sum of ``b - K x`` over each aggregate, and xc, the coarse level's first smoothing step."""
     n0, n1, n2 = x.shape
     m1, m2 = bc.shape[1], bc.shape[2]
@@ -261,7 +312,8 @@ def restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc):
     for row in range(lo, hi):
         ci, cj = row // m1, row % m1
         total = bc[ci, cj]
-        total[:] = np.float32(0.0)
+        for k in range(m2):
+            total[k] = np.float32(0.0)
         for i in range(ci * f0, min(ci * f0 + f0, n0)):
             for j in range(cj * f1, min(cj * f1 + f1, n1)):
                 apply_row(g0, g1, g2, w, x, i, j, flow)
@@ -276,10 +328,10 @@ def restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc):
                         total[k] += rhs[k] - flow[k]
         guess, inverse = xc[ci, cj], dinv[ci, cj]
         for k in range(m2):
-            guess[k] = STEP_1 * inverse[k] * total[k]
+            guess[k] = omega * inverse[k] * total[k]
 
 
-@_compiled
+@_pasted
 def prolong_rows(lo, hi, f0, f1, f2, e, x):
     """x += e of the aggregate each cell belongs to."""
     n1, n2 = x.shape[1], x.shape[2]
@@ -298,7 +350,7 @@ def prolong_rows(lo, hi, f0, f1, f2, e, x):
 
 
 # Jobs of one pass over a level.
-FORWARD, BACKWARD, RESTRICT, PROLONG = 0, 1, 2, 3
+FORWARD, BACKWARD, RESTRICT, PROLONG = np.arange(4)
 
 
 @_compiled
@@ -313,7 +365,7 @@ def level_rows(job, lo, hi, table, arena, level, omega):
     )
     b, x, y = cube(arena, line[B], n0, n1, n2), cube(arena, line[X], n0, n1, n2), cube(arena, line[Y], n0, n1, n2)
     f0, f1, f2 = line[BLOCK], line[BLOCK + 1], line[BLOCK + 2]
-    if job == FORWARD or job == BACKWARD:
+    if job <= BACKWARD:
         dinv = cube(arena, line[DINV], n0, n1, n2)
         if job == FORWARD:
             step_rows(lo, hi, g0, g1, g2, dinv, b, x, omega, y)
@@ -326,7 +378,7 @@ def level_rows(job, lo, hi, table, arena, level, omega):
             w = cube(arena, line[W], n0, n1, n2)
             dinv, bc = cube(arena, below[DINV], m0, m1, m2), cube(arena, below[B], m0, m1, m2)
             xc = cube(arena, below[X], m0, m1, m2)
-            restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc)
+            restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc, omega)
         else:
             prolong_rows(lo, hi, f0, f1, f2, cube(arena, below[Y], m0, m1, m2), x)
 
@@ -342,37 +394,243 @@ def level_threads(job, blocks, rows, table, arena, level, omega):
 PARALLEL_CELLS = 20_000  # below this a level is done before a second thread has woken
 
 
+@_entry
+def vcycle(table, arena, dense, jobs, omegas, blocks):
+    """One symmetric V-cycle on aggregates, from b and the first step in x of level 0.
+
+    `jobs` and `omegas` list the passes: entry 0 is the first smoothing step, made by whoever fills b and x, then come
+    the passes on the way down up to RESTRICT, then those on the way up. The correction is left in y of level 0.
+    """
+    last, down = table.shape[0] - 1, 1
+    while jobs[down] != RESTRICT:
+        down += 1
+    up = jobs.size - 1 - down
+    for turn in range(last * (down + up) + 1):
+        if turn == last * down:
+            solve_dense(dense, arena, table[last, B], table[last, Y])
+        else:
+            level, k = turn // down, turn % down + 1
+            if turn > last * down:
+                done = turn - last * down - 1
+                level, k = last - 1 - done // up, down + 1 + done % up
+            job = jobs[k]
+            line = table[level + 1 if job == RESTRICT else level]
+            rows = line[SHAPE] * line[SHAPE + 1]
+            if blocks is None or table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
+                level_rows(job, START, rows, table, arena, level, omegas[k])
+            else:
+                level_threads(job, blocks, rows, table, arena, level, omegas[k])
+
+
+# --- V-cycle on every other cell, two dimensions ------------------------------------------------------------------------
+#
+# Black-box multigrid (Dendy, Black box multigrid, J. Comput. Phys. 48, 1982): coarse cells are the odd ones along both
+# axes, interpolation follows the matrix, coarse matrices are Galerkin products and have nine entries a row. A level
+# keeps the couplings of each cell to its east, south, south-east and south-west neighbours, and w.
+
+
+# Columns of the level table of a plane; W .. Y are shared with the table of aggregates.
+EAST, SOUTH, SOUTHEAST, SOUTHWEST, TRANSFER = 3, 4, 5, 11, 12
+HALO = 3  # rows and columns around a level while it is set up: wrapped where periodic, 0 elsewhere
+
+
 @_compiled
-def level_pass(job, table, arena, level, omega, blocks):
-    """One pass over a whole level, on one thread or several."""
-    target = level + 1 if job == RESTRICT else level
-    rows = table[target, SHAPE] * table[target, SHAPE + 1]
-    if blocks is None or table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
-        level_rows(job, 0, rows, table, arena, level, omega)
+def plane(arena, start, n1, n2):
+    """View of `n1 n2` numbers of the arena from `start` on."""
+    return arena[start : start + n1 * n2].reshape(n1, n2)
+
+
+@_pasted
+def pull_row(five, east, south, southeast, southwest, x, i, out):
+    """Sum over the neighbours of the cells of row i of coupling times x."""
+    n1, n2 = x.shape
+    up, down = i - 1 if i > 0 else n1 - 1, i + 1 if i < n1 - 1 else 0
+    e, above, below = east[i], south[up], south[i]
+    own, xu, xd = x[i], x[up], x[down]
+    for k in range(1, n2 - 1):
+        out[k] = above[k] * xu[k] + below[k] * xd[k] + e[k - 1] * own[k - 1] + e[k] * own[k + 1]
+    for k in (0, n2 - 1):
+        west = k - 1 if k > 0 else n2 - 1
+        out[k] = above[k] * xu[k] + below[k] * xd[k] + e[west] * own[west] + e[k] * own[k + 1 if k < n2 - 1 else 0]
+    if not five:
+        se_up, sw_up, se, sw = southeast[up], southwest[up], southeast[i], southwest[i]
+        for k in range(1, n2 - 1):
+            out[k] += se_up[k - 1] * xu[k - 1] + sw_up[k + 1] * xu[k + 1] + se[k] * xd[k + 1] + sw[k] * xd[k - 1]
+        for k in (0, n2 - 1):
+            a, b = k - 1 if k > 0 else n2 - 1, k + 1 if k < n2 - 1 else 0
+            out[k] += se_up[a] * xu[a] + sw_up[b] * xu[b] + se[k] * xd[b] + sw[k] * xd[a]
+
+
+@_pasted
+def rest_row(five, east, south, southeast, southwest, w, b, x, i, out):
+    """Row i of ``b - K x``, from differences: what one cell loses its neighbour gains, also in single precision."""
+    n1, n2 = x.shape
+    up, down = i - 1 if i > 0 else n1 - 1, i + 1 if i < n1 - 1 else 0
+    e, above, below, loss, rhs = east[i], south[up], south[i], w[i], b[i]
+    own, xu, xd = x[i], x[up], x[down]
+    for k in range(1, n2 - 1):
+        c = own[k]
+        flow = above[k] * (xu[k] - c) + below[k] * (xd[k] - c) + e[k - 1] * (own[k - 1] - c) + e[k] * (own[k + 1] - c)
+        out[k] = rhs[k] - loss[k] * c + flow
+    for k in (0, n2 - 1):
+        c = own[k]
+        a, d = k - 1 if k > 0 else n2 - 1, k + 1 if k < n2 - 1 else 0
+        flow = above[k] * (xu[k] - c) + below[k] * (xd[k] - c) + e[a] * (own[a] - c) + e[k] * (own[d] - c)
+        out[k] = rhs[k] - loss[k] * c + flow
+    if not five:
+        se_up, sw_up, se, sw = southeast[up], southwest[up], southeast[i], southwest[i]
+        for k in range(1, n2 - 1):
+            c = own[k]
+            out[k] += (
+                se_up[k - 1] * (xu[k - 1] - c)
+                + sw_up[k + 1] * (xu[k + 1] - c)
+                + se[k] * (xd[k + 1] - c)
+                + sw[k] * (xd[k - 1] - c)
+            )
+        for k in (0, n2 - 1):
+            c = own[k]
+            a, d = k - 1 if k > 0 else n2 - 1, k + 1 if k < n2 - 1 else 0
+            out[k] += se_up[a] * (xu[a] - c) + sw_up[d] * (xu[d] - c) + se[k] * (xd[d] - c) + sw[k] * (xd[a] - c)
+
+
+# The eight weights of a fine cell's interpolation, (m1 + 2, m2 + 2) each, cell (I, J) at [I + 1, J + 1]:
+# LEFT, RIGHT of the cell (2 I + 1, 2 J) between coarse columns J - 1 and J; UP, DOWN of (2 I, 2 J + 1) between
+# coarse rows I - 1 and I; NW, NE, SW, SE of (2 I, 2 J) between four coarse cells.
+LEFT, RIGHT, UP, DOWN, NW, NE, SW, SE = 0, 1, 2, 3, 4, 5, 6, 7
+EIGHT = np.int64(8)
+
+
+@_pasted
+def box_restrict_rows(lo, hi, five, east, south, southeast, southwest, w, b, x, weights, dinv, bc, xc, omega):
+    """Coarse rows: bc = P^T (b - K x), and xc, the coarse level's first smoothing step."""
+    n1, n2 = x.shape
+    m2 = bc.shape[1]
+    rest = np.zeros((3, n2 + 3), dtype=np.float32)  # columns -1 .. n2 + 1: wrapped, or met by weights that are 0
+    for ci in range(lo, hi):
+        for a in range(3):
+            row = 2 * ci + a
+            if a == 0 and ci > lo:
+                for k in range(n2 + 2):
+                    rest[0, k] = rest[2, k]
+                continue
+            if row >= n1:
+                row -= n1  # wrapped, or met by weights that are 0
+            rest_row(five, east, south, southeast, southwest, w, b, x, row, rest[a, 1 : n2 + 1])
+            rest[a, 0], rest[a, n2 + 1] = rest[a, n2], rest[a, 1]
+        above, own, below = rest[0], rest[1], rest[2]
+        left, right = weights[LEFT, ci + 1], weights[RIGHT, ci + 1]
+        down, up = weights[DOWN, ci + 1], weights[UP, ci + 2]
+        se, sw, ne, nw = weights[SE, ci + 1], weights[SW, ci + 1], weights[NE, ci + 2], weights[NW, ci + 2]
+        total, guess, inverse = bc[ci], xc[ci], dinv[ci]
+        for k in range(m2):
+            j = 2 * k + 2  # column of the coarse cell in `rest`
+            value = own[j] + right[k + 1] * own[j - 1] + left[k + 2] * own[j + 1]
+            value += down[k + 1] * above[j] + se[k + 1] * above[j - 1] + sw[k + 2] * above[j + 1]
+            value += up[k + 1] * below[j] + ne[k + 1] * below[j - 1] + nw[k + 2] * below[j + 1]
+            total[k] = value
+            guess[k] = omega * inverse[k] * value
+
+
+@_pasted
+def box_prolong_rows(lo, hi, weights, e, x):
+    """x += P e on fine rows lo .. hi - 1."""
+    n2 = x.shape[1]
+    m1, m2 = e.shape
+    for row in range(lo, hi):
+        fine, ci = x[row], row // 2
+        if row % 2:
+            own, left, right = e[ci], weights[LEFT, ci + 1], weights[RIGHT, ci + 1]
+            for k in range(1, m2):
+                fine[2 * k] += left[k + 1] * own[k - 1] + right[k + 1] * own[k]
+                fine[2 * k + 1] += own[k]
+            fine[0] += left[1] * own[m2 - 1] + right[1] * own[0]
+            fine[1] += own[0]
+            if n2 % 2:
+                fine[n2 - 1] += left[m2 + 1] * own[m2 - 1]
+        else:
+            above, below = e[ci - 1 if ci > 0 else m1 - 1], e[ci if ci < m1 else 0]
+            up, down = weights[UP, ci + 1], weights[DOWN, ci + 1]
+            nw, ne, sw, se = weights[NW, ci + 1], weights[NE, ci + 1], weights[SW, ci + 1], weights[SE, ci + 1]
+            for k in range(1, m2):
+                fine[2 * k] += nw[k + 1] * above[k - 1] + ne[k + 1] * above[k] + sw[k + 1] * below[k - 1] + se[k + 1] * below[k]
+                fine[2 * k + 1] += up[k + 1] * above[k] + down[k + 1] * below[k]
+            last = m2 - 1
+            fine[0] += nw[1] * above[last] + ne[1] * above[0] + sw[1] * below[last] + se[1] * below[0]
+            fine[1] += up[1] * above[0] + down[1] * below[0]
+            if n2 % 2:
+                fine[n2 - 1] += nw[m2 + 1] * above[last] + sw[m2 + 1] * below[last]
+
+
+@_compiled
+def box_rows(job, lo, hi, table, arena, level, omega):
+    """`level_rows` for a plane."""
+    line = table[level]
+    n1, n2 = line[SHAPE + 1], line[SHAPE + 2]
+    five = level == 0
+    east, south = plane(arena, line[EAST], n1, n2), plane(arena, line[SOUTH], n1, n2)
+    southeast, southwest = plane(arena, line[SOUTHEAST], n1, n2), plane(arena, line[SOUTHWEST], n1, n2)
+    b, x, y = plane(arena, line[B], n1, n2), plane(arena, line[X], n1, n2), plane(arena, line[Y], n1, n2)
+    if job <= BACKWARD:
+        dinv = plane(arena, line[DINV], n1, n2)
+        pull = np.empty(n2, dtype=np.float32)
+        source, target = (x, y) if job == FORWARD else (y, x)
+        for i in range(lo, hi):
+            pull_row(five, east, south, southeast, southwest, source, i, pull)
+            own, rhs, inverse, out = source[i], b[i], dinv[i], target[i]
+            for k in range(n2):
+                out[k] = own[k] + omega * ((pull[k] + rhs[k]) * inverse[k] - own[k])
     else:
-        level_threads(job, blocks, rows, table, arena, level, omega)
+        below = table[level + 1]
+        m1, m2 = below[SHAPE + 1], below[SHAPE + 2]
+        weights = cube(arena, line[TRANSFER], EIGHT, m1 + 2, m2 + 2)
+        if job == RESTRICT:
+            w, dinv = plane(arena, line[W], n1, n2), plane(arena, below[DINV], m1, m2)
+            bc, xc = plane(arena, below[B], m1, m2), plane(arena, below[X], m1, m2)
+            box_restrict_rows(lo, hi, five, east, south, southeast, southwest, w, b, y, weights, dinv, bc, xc, omega)
+        else:
+            box_prolong_rows(lo, hi, weights, plane(arena, below[Y], m1, m2), y)
 
 
-@_compiled
-def vcycle(table, arena, dense, blocks):
-    """One symmetric V-cycle: from b (and the first step in x) of level 0 to the correction in y of level 0."""
-    last = table.shape[0] - 1
-    for level in range(last):
-        level_pass(FORWARD, table, arena, level, STEP_2, blocks)
-        level_pass(BACKWARD, table, arena, level, STEP_3, blocks)
-        level_pass(RESTRICT, table, arena, level, STEP_1, blocks)
-    solve_dense(dense, arena, table[last, B], table[last, Y])
-    for level in range(last - 1, -1, -1):
-        level_pass(PROLONG, table, arena, level, STEP_1, blocks)
-        level_pass(FORWARD, table, arena, level, STEP_3, blocks)
-        level_pass(BACKWARD, table, arena, level, STEP_2, blocks)
-        level_pass(FORWARD, table, arena, level, STEP_1, blocks)
+@_threaded
+def box_threads(job, blocks, rows, table, arena, level, omega):
+    """`box_rows` over all rows, in `blocks` pieces."""
+    for piece in prange(blocks):
+        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
+        box_rows(job, lo, hi, table, arena, level, omega)
+
+
+@_entry
+def box_vcycle(table, arena, dense, jobs, omegas, blocks):
+    """One symmetric V-cycle of a plane, from b and the first step in x of level 0.
+
+    `jobs` and `omegas` list the passes: entry 0 is the first smoothing step, made by whoever fills b and x, then come
+    the passes on the way down up to RESTRICT, then those on the way up. The correction is left in y of level 0.
+    """
+    last, down = table.shape[0] - 1, 1
+    while jobs[down] != RESTRICT:
+        down += 1
+    up = jobs.size - 1 - down
+    for turn in range(last * (down + up) + 1):
+        if turn == last * down:
+            solve_dense(dense, arena, table[last, B], table[last, Y])
+        else:
+            level, k = turn // down, turn % down + 1
+            if turn > last * down:
+                done = turn - last * down - 1
+                level, k = last - 1 - done // up, down + 1 + done % up
+            job = jobs[k]
+            line = table[level + 1 if job == RESTRICT else level]
+            rows = line[SHAPE] * line[SHAPE + 1]
+            if blocks is None or table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
+                box_rows(job, START, rows, table, arena, level, omegas[k])
+            else:
+                box_threads(job, blocks, rows, table, arena, level, omegas[k])
 
 
 # --- setting up -------------------------------------------------------------------------------------------------------
 
 
-@_compiled
+@_pasted
 def inverse_diagonal(table, arena, level):
     """1 / (sum of conductances + w) of a level; 0 for cells that nothing is attached to."""
     line = table[level]
@@ -424,29 +682,27 @@ def coarsen_faces(g, axis, f0, f1, f2, coarse):
                 coarse[i, j, k] = factor * total
 
 
-@_compiled
+@_pasted
 def coarsen_walls(g0, g1, g2, w, f0, f1, f2, coarse):
     """w of the aggregates: each cell's w in series with the half cell that its aggregate's centre is further away.
 
     A wall (w of the order of a face) is halved as the faces are; a small loss is summed unchanged.
     """
     n0, n1, n2 = w.shape
-    coarse[:] = np.float32(0.0)
     for i in range(n0):
         for j in range(n1):
             for k in range(n2):
                 own = w[i, j, k]
                 if own > 0:
-                    faces, count = np.float32(0.0), 0
-                    for g in (g0[i, j, k], g0[i + 1, j, k], g1[i, j, k], g1[i, j + 1, k], g2[i, j, k], g2[i, j, k + 1]):
-                        faces += g
-                        count += g > 0
+                    a, b, c = g0[i, j, k], g0[i + 1, j, k], g1[i, j, k]
+                    d, e, f = g1[i, j + 1, k], g2[i, j, k], g2[i, j, k + 1]
+                    faces, count = a + b + c + d + e + f, (a > 0) + (b > 0) + (c > 0) + (d > 0) + (e > 0) + (f > 0)
                     if faces > 0:
                         own /= np.float32(1.0) + min(np.float32(1.0), own * np.float32(0.5) * np.float32(count) / faces)
                     coarse[i // f0, j // f1, k // f2] += own
 
 
-@_compiled
+@_pasted
 def coarsen(table, arena, level):
     """Fill level + 1 from `level`."""
     line, below = table[level], table[level + 1]
@@ -465,7 +721,7 @@ def coarsen(table, arena, level):
     coarsen_walls(g0, g1, g2, w, f0, f1, f2, wc)
 
 
-@_compiled
+@_entry
 def set_up(table, arena, g0, g1, g2, w, scale, dense):
     """Fill the hierarchy of ``scale * K`` and factorise its coarsest level."""
     copy_scaled(g0.reshape(-1), scale, arena[table[0, G0] : table[0, G0] + g0.size])
@@ -476,54 +732,60 @@ def set_up(table, arena, g0, g1, g2, w, scale, dense):
         inverse_diagonal(table, arena, level)
         if level < table.shape[0] - 1:
             coarsen(table, arena, level)
-    factorise(table, arena, dense)
+    assemble(table, arena, dense)
+    factorise(dense)
 
 
 @_compiled
-def factorise(table, arena, dense):
-    """L D L^T of the coarsest matrix in `dense`, L below the diagonal and 1 / D on it.
+def link(dense, here, there, coupling):
+    """Add a coupling between two unknowns to the lower triangle."""
+    if here != there:
+        dense[here, here] += coupling
+        dense[there, there] += coupling
+        dense[max(here, there), min(here, there)] -= coupling
 
-    A component without anchor ends in a pivot that is nothing but rounding: it is replaced by 0, which holds its last
-    cell at 0 (any correction will do there, the right-hand side being balanced).
-    """
+
+@_pasted
+def assemble(table, arena, dense):
+    """The matrix of the coarsest level in `dense`, lower triangle."""
     line = table[table.shape[0] - 1]
     n0, n1, n2 = line[SHAPE], line[SHAPE + 1], line[SHAPE + 2]
-    dense[:] = 0.0
     for axis in range(3):
         f0, f1, f2 = np.int64(axis == 0), np.int64(axis == 1), np.int64(axis == 2)
         g = cube(arena, line[G0 + axis], n0 + f0, n1 + f1, n2 + f2)
         for i in range(n0):
             for j in range(n1):
                 for k in range(n2):
-                    here = (i * n1 + j) * n2 + k
                     there = ((i + f0) % n0 * n1 + (j + f1) % n1) * n2 + (k + f2) % n2
-                    face = np.float64(g[i + f0, j + f1, k + f2])
-                    if face > 0 and here != there:
-                        dense[here, here] += face
-                        dense[there, there] += face
-                        dense[max(here, there), min(here, there)] -= face
-    w = arena[line[W] : line[W] + n0 * n1 * n2]
-    n = w.size
+                    link(dense, (i * n1 + j) * n2 + k, there, np.float64(g[i + f0, j + f1, k + f2]))
+    for c in range(dense.shape[0]):
+        dense[c, c] += np.float64(arena[line[W] + c])
+
+
+@_pasted
+def factorise(dense):
+    """L D L^T in place: L below the diagonal and 1 / D on it.
+
+    A component without anchor ends in a pivot that is nothing but rounding: it is replaced by 0, which holds its last
+    cell at 0 (any correction will do there, the right-hand side being balanced).
+    """
+    n = dense.shape[0]
+    scaled = np.empty(n)
     for c in range(n):
-        dense[c, c] += np.float64(w[c])
-    for c in range(n):
+        # row c of L D, with the columns to its left done
         whole = dense[c, c]
         pivot = whole
         for k in range(c):
-            # below the diagonal column k holds L_ck; 1 / D_k sits on the diagonal
-            if dense[k, k] > 0:
-                pivot -= dense[c, k] * dense[c, k] / dense[k, k]
-        inverse = 1.0 / pivot if pivot > 1e-13 * n * whole else 0.0
-        for i in range(c + 1, n):
-            value = dense[i, c]
-            for k in range(c):
-                if dense[k, k] > 0:
-                    value -= dense[i, k] * dense[c, k] / dense[k, k]
-            dense[i, c] = value * inverse
-        dense[c, c] = inverse
+            value = dense[c, k]
+            for m in range(k):
+                value -= scaled[m] * dense[k, m]
+            scaled[k] = value
+            dense[c, k] = value * dense[k, k]
+            pivot -= value * dense[c, k]
+        dense[c, c] = 1.0 / pivot if pivot > 1e-13 * n * whole else 0.0
 
 
-@_compiled
+@_pasted
 def solve_dense(dense, arena, rhs, out):
     """y = K^-1 b on the coarsest level from its factors."""
     n = dense.shape[0]
@@ -543,3 +805,212 @@ def solve_dense(dense, arena, rhs, out):
         y[i] = value
     for i in range(n):
         arena[out + i] = y[i]
+
+
+# --- setting up a plane, in double precision --------------------------------------------------------------------------
+
+
+@_compiled
+def wrap_halo(a, n1, n2, wrap1, wrap2):
+    """Fill the halo of a (n1 + 2 HALO, n2 + 2 HALO) array along periodic axes."""
+    if wrap2:
+        for i in range(HALO, HALO + n1):
+            for k in range(HALO):
+                a[i, k] = a[i, k + n2]
+                a[i, HALO + n2 + k] = a[i, HALO + k]
+    if wrap1:
+        for i in range(HALO):
+            for k in range(n2 + 2 * HALO):
+                a[i, k] = a[i + n1, k]
+                a[HALO + n1 + i, k] = a[HALO + i, k]
+
+
+@_pasted
+def box_weights(e, s, se, sw, w, five, m1, m2, weights):
+    """Interpolation from the matrix, its couplings given with a halo; `weights` as at LEFT, RIGHT, ...
+
+    Between two coarse neighbours the matrix is collapsed across them; among four it is solved exactly.
+    """
+    for ci in range(m1 + 2):
+        for ck in range(m2 + 2):
+            i, k = 2 * ci - 1 + HALO, 2 * ck - 2 + HALO
+            left, right = e[i, k - 1], e[i, k]
+            if not five:
+                left += se[i - 1, k - 1] + sw[i, k]
+                right += sw[i - 1, k + 1] + se[i, k]
+            whole = left + right + w[i, k]
+            share = 1.0 / whole if whole > 0.0 else 0.0
+            weights[LEFT, ci, ck], weights[RIGHT, ci, ck] = left * share, right * share
+            i, k = 2 * ci - 2 + HALO, 2 * ck - 1 + HALO
+            up, down = s[i - 1, k], s[i, k]
+            if not five:
+                up += se[i - 1, k - 1] + sw[i - 1, k + 1]
+                down += se[i, k] + sw[i, k]
+            whole = up + down + w[i, k]
+            share = 1.0 / whole if whole > 0.0 else 0.0
+            weights[UP, ci, ck], weights[DOWN, ci, ck] = up * share, down * share
+    for ci in range(1, m1 + 2):
+        for ck in range(1, m2 + 2):
+            i, k = 2 * ci - 2 + HALO, 2 * ck - 2 + HALO
+            north, south, west, east = s[i - 1, k], s[i, k], e[i, k - 1], e[i, k]
+            nw = north * weights[LEFT, ci - 1, ck] + west * weights[UP, ci, ck - 1]
+            ne = north * weights[RIGHT, ci - 1, ck] + east * weights[UP, ci, ck]
+            so = south * weights[LEFT, ci, ck] + west * weights[DOWN, ci, ck - 1]
+            se_ = south * weights[RIGHT, ci, ck] + east * weights[DOWN, ci, ck]
+            whole = north + south + west + east + w[i, k]
+            if not five:
+                nw += se[i - 1, k - 1]
+                ne += sw[i - 1, k + 1]
+                so += sw[i, k]
+                se_ += se[i, k]
+                whole += se[i - 1, k - 1] + sw[i - 1, k + 1] + sw[i, k] + se[i, k]
+            share = 1.0 / whole if whole > 0.0 else 0.0
+            weights[NW, ci, ck], weights[NE, ci, ck] = nw * share, ne * share
+            weights[SW, ci, ck], weights[SE, ci, ck] = so * share, se_ * share
+
+
+@_pasted
+def box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw):
+    """Coarse couplings of ``P^T K P``, halo left empty.
+
+    For every coarse cell the basis function f (its nine weights) is passed through K where K f is not 0: at cells
+    among four coarse ones it vanishes by construction.
+    """
+    for ci in range(m1):
+        for ck in range(m2):
+            a, c = ci + 1, ck + 1  # this coarse cell in `weights`
+            i, k = 2 * ci + 1 + HALO, 2 * ck + 1 + HALO
+            fw, fe, fn, fs = weights[RIGHT, a, c], weights[LEFT, a, c + 1], weights[DOWN, a, c], weights[UP, a + 1, c]
+            fnw, fne = weights[SE, a, c], weights[SW, a, c + 1]
+            fsw, fse = weights[NE, a + 1, c], weights[NW, a + 1, c + 1]
+            d = e[i, k - 1] + e[i, k] + s[i - 1, k] + s[i, k] + w[i, k]
+            de = e[i, k] + e[i, k + 1] + s[i - 1, k + 1] + s[i, k + 1] + w[i, k + 1]
+            dw = e[i, k - 2] + e[i, k - 1] + s[i - 1, k - 1] + s[i, k - 1] + w[i, k - 1]
+            dn = e[i - 1, k - 1] + e[i - 1, k] + s[i - 2, k] + s[i - 1, k] + w[i - 1, k]
+            ds = e[i + 1, k - 1] + e[i + 1, k] + s[i, k] + s[i + 1, k] + w[i + 1, k]
+            own = -(e[i, k - 1] * fw + e[i, k] * fe + s[i - 1, k] * fn + s[i, k] * fs)
+            # K f in the five cells of the support that are not among four coarse ones
+            at_e = -(e[i, k] + s[i - 1, k + 1] * fne + s[i, k + 1] * fse)
+            at_w = -(e[i, k - 1] + s[i - 1, k - 1] * fnw + s[i, k - 1] * fsw)
+            at_n = -(s[i - 1, k] + e[i - 1, k - 1] * fnw + e[i - 1, k] * fne)
+            at_s = -(s[i, k] + e[i + 1, k - 1] * fsw + e[i + 1, k] * fse)
+            # and in the ring around it, towards east, south and the two lower corners
+            at_ee, at_nee, at_see = -e[i, k + 1] * fe, -e[i - 1, k + 1] * fne, -e[i + 1, k + 1] * fse
+            at_ss, at_ssw, at_sse = -s[i + 1, k] * fs, -s[i + 1, k - 1] * fsw, -s[i + 1, k + 1] * fse
+            at_sww = -e[i + 1, k - 2] * fsw
+            at_sse2, at_ssw2 = 0.0, 0.0
+            if not five:
+                d += se[i - 1, k - 1] + sw[i - 1, k + 1] + sw[i, k] + se[i, k]
+                de += se[i - 1, k] + sw[i - 1, k + 2] + sw[i, k + 1] + se[i, k + 1]
+                dw += se[i - 1, k - 2] + sw[i - 1, k] + sw[i, k - 1] + se[i, k - 1]
+                dn += se[i - 2, k - 1] + sw[i - 2, k + 1] + sw[i - 1, k] + se[i - 1, k]
+                ds += se[i, k - 1] + sw[i, k + 1] + sw[i + 1, k] + se[i + 1, k]
+                own -= se[i - 1, k - 1] * fnw + sw[i - 1, k + 1] * fne + sw[i, k] * fsw + se[i, k] * fse
+                at_e -= se[i - 1, k] * fn + sw[i, k + 1] * fs
+                at_w -= sw[i - 1, k] * fn + se[i, k - 1] * fs
+                at_n -= sw[i - 1, k] * fw + se[i - 1, k] * fe
+                at_s -= se[i, k - 1] * fw + sw[i, k + 1] * fe
+                at_ee -= se[i - 1, k + 1] * fne + sw[i, k + 2] * fse
+                at_nee -= sw[i - 1, k + 2] * fe
+                at_see -= se[i, k + 1] * fe
+                at_ss -= se[i + 1, k - 1] * fsw + sw[i + 1, k + 1] * fse
+                at_ssw -= sw[i + 1, k] * fs
+                at_sse -= se[i + 1, k] * fs
+                at_sww -= sw[i, k - 1] * fw
+                at_sse2 = -se[i + 1, k + 1] * fse
+                at_ssw2 = -sw[i + 1, k - 1] * fsw
+            own += d
+            at_e += de * fe
+            at_w += dw * fw
+            at_n += dn * fn
+            at_s += ds * fs
+            whole = own + fe * at_e + fw * at_w + fn * at_n + fs * at_s
+            # rows of P^T towards the four neighbours
+            east = weights[RIGHT, a, c + 1] * at_e + at_ee
+            east += weights[DOWN, a, c + 1] * at_nee + weights[UP, a + 1, c + 1] * at_see
+            south = weights[DOWN, a + 1, c] * at_s + at_ss
+            south += weights[RIGHT, a + 1, c] * at_ssw + weights[LEFT, a + 1, c + 1] * at_sse
+            southeast = weights[DOWN, a + 1, c + 1] * at_see + weights[RIGHT, a + 1, c + 1] * at_sse + at_sse2
+            southwest = weights[DOWN, a + 1, c - 1] * at_sww + weights[LEFT, a + 1, c] * at_ssw + at_ssw2
+            p, q = ci + HALO, ck + HALO
+            ce[p, q], cs[p, q], cse[p, q], csw[p, q], cw[p, q] = -east, -south, -southeast, -southwest, whole
+
+
+@_pasted
+def box_excess(e, s, se, sw, w, five, n1, n2, dinv):
+    """Turn w, on entry the whole diagonal on coarse levels, into the row's excess over its couplings; and fill dinv.
+
+    An excess that is nothing but rounding counts as 0.
+    """
+    for i in range(HALO, HALO + n1):
+        for k in range(HALO, HALO + n2):
+            total = e[i, k - 1] + e[i, k] + s[i - 1, k] + s[i, k]
+            if not five:
+                total += se[i - 1, k - 1] + sw[i - 1, k + 1] + sw[i, k] + se[i, k]
+                rest = w[i, k] - total
+                w[i, k] = rest if rest > 1e-13 * w[i, k] else 0.0
+            total += w[i, k]
+            dinv[i - HALO, k - HALO] = 1.0 / total if total > 0.0 else 0.0
+
+
+@_compiled
+def box_store(a, n1, n2, arena, start):
+    """Copy the inside of a haloed array into the arena."""
+    target = plane(arena, start, n1, n2)
+    for i in range(n1):
+        for k in range(n2):
+            target[i, k] = a[i + HALO, k + HALO]
+
+
+@_entry
+def box_set_up(table, arena, g1, g2, diagonal, wrap1, wrap2, scale, dense):
+    """Fill the hierarchy of ``scale * K`` of a plane and factorise its coarsest level."""
+    n1, n2 = diagonal.shape[1], diagonal.shape[2]
+    e, s, w = np.zeros((n1 + 6, n2 + 6)), np.zeros((n1 + 6, n2 + 6)), np.zeros((n1 + 6, n2 + 6))
+    se, sw = np.zeros((0, 0)), np.zeros((0, 0))
+    for i in range(n1):
+        for k in range(n2):
+            e[i + HALO, k + HALO] = scale * g2[0, i, k + 1]
+            s[i + HALO, k + HALO] = scale * g1[0, i + 1, k]
+            w[i + HALO, k + HALO] = scale * diagonal[0, i, k]
+    for level in range(table.shape[0]):
+        line, five = table[level], level == 0
+        n1, n2 = line[SHAPE + 1], line[SHAPE + 2]
+        wrap_halo(e, n1, n2, wrap1, wrap2)
+        wrap_halo(s, n1, n2, wrap1, wrap2)
+        if not five:
+            wrap_halo(se, n1, n2, wrap1, wrap2)
+            wrap_halo(sw, n1, n2, wrap1, wrap2)
+            box_store(se, n1, n2, arena, line[SOUTHEAST])
+            box_store(sw, n1, n2, arena, line[SOUTHWEST])
+        box_excess(e, s, se, sw, w, five, n1, n2, plane(arena, line[DINV], n1, n2))
+        wrap_halo(w, n1, n2, wrap1, wrap2)
+        box_store(e, n1, n2, arena, line[EAST])
+        box_store(s, n1, n2, arena, line[SOUTH])
+        box_store(w, n1, n2, arena, line[W])
+        if level == table.shape[0] - 1:
+            box_assemble(e, s, se, sw, w, five, n1, n2, dense)
+            factorise(dense)
+        else:
+            m1, m2 = table[level + 1, SHAPE + 1], table[level + 1, SHAPE + 2]
+            weights = np.zeros((8, m1 + 2, m2 + 2))
+            box_weights(e, s, se, sw, w, five, m1, m2, weights)
+            ce, cs, cw = np.zeros((m1 + 6, m2 + 6)), np.zeros((m1 + 6, m2 + 6)), np.zeros((m1 + 6, m2 + 6))
+            cse, csw = np.zeros((m1 + 6, m2 + 6)), np.zeros((m1 + 6, m2 + 6))
+            box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw)
+            copy_scaled(weights.reshape(-1), 1.0, arena[line[TRANSFER] : line[TRANSFER] + weights.size])
+            e, s, se, sw, w = ce, cs, cse, csw, cw
+
+
+@_pasted
+def box_assemble(e, s, se, sw, w, five, n1, n2, dense):
+    """The matrix of a level in `dense`, lower triangle."""
+    for i in range(n1):
+        for k in range(n2):
+            here = i * n2 + k
+            dense[here, here] += w[i + HALO, k + HALO]
+            link(dense, here, i * n2 + (k + 1) % n2, e[i + HALO, k + HALO])
+            link(dense, here, (i + 1) % n1 * n2 + k, s[i + HALO, k + HALO])
+            if not five:
+                link(dense, here, (i + 1) % n1 * n2 + (k + 1) % n2, se[i + HALO, k + HALO])
+                link(dense, here, (i + 1) % n1 * n2 + (k + n2 - 1) % n2, sw[i + HALO, k + HALO])

@@ -1,0 +1,286 @@
+"""The multigrid solver against sparse direct solves, its work on rough coefficients, and its promises."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.fft import idctn
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import spsolve
+
+import diffsim.multigrid
+from diffsim.multigrid import Multigrid, solve_batch
+
+
+def graph(coefficient, walls=(), wrap=(), spacing=(1.0, 1.0, 1.0), shift=0.0):
+    """(conductances, diagonal, periodic) of harmonic faces on a padded coefficient field; 0 in voids.
+
+    `walls`: axes with values held half a cell outside; `wrap`: periodic axes.
+    """
+    shape = coefficient.shape
+    conductances, diagonal = [], shift * (coefficient > 0)
+    for axis in range(3):
+        scale = math.prod(spacing) / spacing[axis] ** 2
+        d = np.moveaxis(coefficient, axis, 0)
+        pair = np.concatenate([d, d[:1]]) if axis in wrap else d
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inner = np.where((pair[:-1] > 0) & (pair[1:] > 0), 2 / (1 / pair[:-1] + 1 / pair[1:]), 0.0)
+        g = np.zeros((shape[axis] + 1, *d.shape[1:]))
+        if axis in wrap and shape[axis] > 1:
+            g[1:] = inner
+            g[0] = g[-1]
+        elif axis not in wrap:
+            g[1:-1] = inner
+        conductances.append(np.ascontiguousarray(np.moveaxis(scale * g, 0, axis)))
+        if axis in walls:
+            w = np.moveaxis(diagonal, axis, 0)
+            w[0] += 2 * scale * d[0]
+            w[-1] += 2 * scale * d[-1]
+    return conductances, diagonal, tuple(axis in wrap for axis in range(3))
+
+
+def assembled(conductances, diagonal):
+    """K as a sparse matrix, independently of the solver."""
+    index = np.arange(diagonal.size).reshape(diagonal.shape)
+    rows, cols, values = [index.ravel()], [index.ravel()], [diagonal.ravel()]
+    for axis, g in enumerate(conductances):
+        face = np.moveaxis(g, axis, 0)[1:].ravel()
+        here = np.moveaxis(index, axis, 0)
+        i, j = here.ravel(), np.roll(here, -1, axis=0).ravel()
+        rows += [i, j, i, j]
+        cols += [i, j, j, i]
+        values += [face, face, -face, -face]
+    return coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols)))).tocsc()
+
+
+def direct(conductances, diagonal, rhs):
+    """Solution by sparse elimination; floating components with their last cell at 0."""
+    K = assembled(conductances, diagonal)
+    _, labels = connected_components(K, directed=False)
+    anchored = np.bincount(labels, diagonal.ravel()) > 0
+    pinned = {label: cell for cell, label in enumerate(labels) if not anchored[label]}
+    free = np.setdiff1d(np.arange(rhs.size), list(pinned.values()))
+    x = np.zeros(rhs.size)
+    x[free] = spsolve(K[free][:, free], rhs.ravel()[free])
+    return x.reshape(rhs.shape), labels.reshape(rhs.shape), anchored
+
+
+def gaussian(shape, tau, seed):
+    """Gaussian field with coefficients (pi² k² + tau²)^-1 on cosine modes."""
+    k2 = sum(k**2 for k in np.meshgrid(*map(np.arange, shape), indexing="ij"))
+    modes = np.random.default_rng(seed).standard_normal(shape) * tau / (np.pi**2 * k2 + tau**2)
+    modes.flat[0] = 0.0
+    return idctn(modes, norm="ortho")
+
+
+def two_phase(shape, tau, high, low, seed=1):
+    return np.where(gaussian(shape, tau, seed) >= 0, high, low)
+
+
+def smooth(shape, contrast, seed=1):
+    field = gaussian(shape, 3.0, seed)
+    return contrast ** ((field - field.min()) / np.ptp(field))
+
+
+SHAPES = [
+    (1, 1, 1), (1, 1, 2), (1, 1, 17), (1, 2, 1), (1, 2, 2), (1, 3, 40), (1, 31, 33), (1, 64, 20), (1, 5, 300),
+    (2, 2, 2), (3, 1, 50), (9, 10, 11), (16, 3, 7),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", ["walls", "shift", "periodic", "floating"])
+def test_every_size_and_side_matches_a_direct_solve(shape, kind):
+    coefficient = 10.0 ** np.random.default_rng(2).uniform(-1, 1, shape)
+    long = [axis for axis in range(3) if shape[axis] > 1]
+    given = {
+        "walls": {"walls": long},
+        "shift": {"shift": 0.3},
+        "periodic": {"wrap": long, "shift": 1e-3},
+        "floating": {"wrap": long[:1]},
+    }[kind]
+    if not long and kind != "shift":
+        given = {"shift": 1.0}
+    conductances, diagonal, periodic = graph(coefficient, **given)
+    rhs = np.random.default_rng(3).normal(size=shape)
+    if not diagonal.any():
+        rhs -= rhs.mean()
+    solve = Multigrid(conductances, diagonal, periodic).solve(rhs, tol=1e-11)
+    want, _, anchored = direct(conductances, diagonal, rhs)
+    x = solve.x if anchored.all() else solve.x - solve.x.mean() + want.mean()
+    assert solve.converged
+    np.testing.assert_allclose(x, want, rtol=0, atol=1e-8 * np.abs(want).max())
+    rest = rhs.ravel() - assembled(conductances, diagonal) @ solve.x.ravel()
+    assert solve.residual == pytest.approx(np.linalg.norm(rest) / np.linalg.norm(rhs), abs=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 33), (12, 13, 14)], ids=str)
+def test_voids_and_their_components(shape):
+    coefficient = np.where(np.random.default_rng(4).random(shape) < 0.6, 2.0, 0.0)
+    conductances, diagonal, periodic = graph(coefficient, walls=[1])
+    rhs = np.where(coefficient > 0, np.random.default_rng(5).normal(size=shape), 0.0)
+    _, labels, anchored = direct(conductances, diagonal, rhs)
+    for label in np.flatnonzero(~anchored):  # balance what floats
+        rhs[labels == label] -= rhs[labels == label].mean()
+    want, *_ = direct(conductances, diagonal, rhs)
+    solve = Multigrid(conductances, diagonal, periodic).solve(rhs, tol=1e-11)
+    assert solve.converged
+    assert not solve.x[coefficient == 0].any()
+    held = anchored[labels]
+    np.testing.assert_allclose(solve.x[held], want[held], rtol=0, atol=1e-8 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("ratio", [1.0, 10.0, 1e3, 1e5])
+def test_stretched_cells_cost_no_more(ratio):
+    conductances, diagonal, _ = graph(smooth((1, 96, 80), 10.0), walls=[1, 2], spacing=(1.0, math.sqrt(ratio), 1.0))
+    solve = Multigrid(conductances, diagonal).solve(np.ones(diagonal.shape))
+    assert solve.converged
+    assert solve.iterations <= 20
+
+
+# --- work ------------------------------------------------------------------------------------------------------------
+
+WORK = {
+    "contrast 4, 128²": ((1, 128, 128), 3.0, 12.0, 3.0, 12),
+    "contrast 4, odd": ((1, 253, 241), 3.0, 12.0, 3.0, 12),
+    "contrast 1e6": ((1, 253, 253), 3.0, 1e6, 1.0, 25),
+    "contrast 1e6, rough": ((1, 253, 253), 18.0, 1e6, 1.0, 40),
+    "contrast 1e7, few": ((1, 100, 100), 3.0, 1.0, 1e-7, 25),
+    "3D, contrast 4": ((40, 41, 42), 3.0, 12.0, 3.0, 12),
+}
+
+
+@pytest.mark.parametrize(("shape", "tau", "high", "low", "most"), WORK.values(), ids=WORK)
+def test_iterations_on_two_phases(shape, tau, high, low, most):
+    long = [axis for axis in range(3) if shape[axis] > 1]
+    conductances, diagonal, _ = graph(two_phase(shape, tau, high, low), walls=long)
+    solve = Multigrid(conductances, diagonal).solve(np.ones(shape), tol=1e-8)
+    assert solve.converged
+    assert solve.iterations <= most
+
+
+def test_iterations_on_a_log_normal_block():
+    conductances, diagonal, _ = graph(smooth((40, 40, 40), 1e3), walls=[0, 1, 2])
+    assert Multigrid(conductances, diagonal).solve(np.ones((40, 40, 40))).iterations <= 12
+
+
+@pytest.mark.parametrize("shift", [1e-6, 1e-3, 1.0, 1e3], ids=str)
+@pytest.mark.parametrize("shape", [(1, 120, 120), (24, 24, 24)], ids=str)
+def test_implicit_steps_are_no_harder_than_equilibria(shape, shift):
+    conductances, diagonal, _ = graph(two_phase(shape, 3.0, 12.0, 3.0), shift=shift)
+    rhs = np.random.default_rng(6).normal(size=shape)
+    solve = Multigrid(conductances, diagonal).solve(rhs, tol=1e-8)
+    assert solve.converged
+    assert solve.iterations <= 13
+
+
+def test_one_dimension_is_exact_at_any_contrast():
+    coefficient = 10.0 ** np.random.default_rng(7).uniform(-10, 10, (1, 1, 1000))
+    conductances, diagonal, _ = graph(coefficient, walls=[2])
+    flow = np.zeros((1, 1, 1000))
+    flow[0, 0, 0], flow[0, 0, -1] = diagonal[0, 0, 0], 0.0  # 1 at the low wall, 0 at the high one
+    x = Multigrid(conductances, diagonal).solve(flow).x.ravel()
+    resistance = np.concatenate([[1 / diagonal[0, 0, 0]], 1 / conductances[2][0, 0, 1:-1], [1 / diagonal[0, 0, -1]]])
+    want = np.cumsum(resistance[::-1])[::-1][1:] / resistance.sum()
+    np.testing.assert_allclose(x, want, rtol=1e-11)
+
+
+# --- promises --------------------------------------------------------------------------------------------------------
+
+SYMMETRIC = {
+    "plane": ((1, 30, 27), {"walls": [1, 2]}),
+    "plane, periodic": ((1, 32, 24), {"wrap": [1], "shift": 0.1}),
+    "block": ((9, 8, 7), {"walls": [0]}),
+    "line": ((1, 1, 40), {"walls": [2]}),
+}
+
+
+@pytest.mark.parametrize(("shape", "given"), SYMMETRIC.values(), ids=SYMMETRIC)
+def test_the_cycle_is_a_symmetric_positive_preconditioner(shape, given):
+    conductances, diagonal, periodic = graph(two_phase(shape, 3.0, 100.0, 1.0), **given)
+    solver = Multigrid(conductances, diagonal, periodic)
+    rng = np.random.default_rng(8)
+    a, b = rng.normal(size=(2, *shape))
+    Ma, Mb = (solver.cycle(v, np.empty(shape)) for v in (a, b))
+    assert (a * Mb).sum() == pytest.approx((b * Ma).sum(), rel=1e-4, abs=1e-5 * np.linalg.norm(a) * np.linalg.norm(Mb))
+    assert (a * Ma).sum() > 0
+    assert (b * Mb).sum() > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 220, 210), (32, 40, 41)], ids=str)
+def test_threads_change_no_bit(shape):
+    conductances, diagonal, _ = graph(two_phase(shape, 3.0, 12.0, 3.0), walls=[1, 2])
+    one, two = (Multigrid(conductances, diagonal, threads=n).solve(np.ones(shape)) for n in (1, 2))
+    assert one.iterations == two.iterations
+    assert np.array_equal(one.x, two.x)
+
+
+def test_a_batch_solves_each_as_if_alone():
+    systems = []
+    for seed in range(6):
+        conductances, diagonal, _ = graph(two_phase((1, 40, 40 + seed % 2), 3.0, 12.0, 3.0, seed), walls=[1, 2])
+        systems.append((conductances, diagonal, np.random.default_rng(seed).normal(size=diagonal.shape)))
+    for (conductances, diagonal, rhs), solve in zip(systems, solve_batch(systems), strict=True):
+        alone = Multigrid(conductances, diagonal).solve(rhs)
+        assert np.array_equal(alone.x, solve.x)
+        assert alone.iterations == solve.iterations
+    assert solve_batch([]) == []
+
+
+def test_inputs_are_left_alone_and_a_good_guess_saves_work():
+    conductances, diagonal, _ = graph(two_phase((1, 60, 60), 3.0, 12.0, 3.0), walls=[1, 2])
+    rhs = np.ones(diagonal.shape)
+    solver = Multigrid(conductances, diagonal)
+    cold = solver.solve(rhs)
+    guess = cold.x * (1 + 1e-4)
+    before = guess.copy()
+    warm = solver.solve(rhs, x0=guess)
+    assert warm.iterations < cold.iterations
+    assert np.array_equal(guess, before)
+    assert (rhs == 1).all()
+
+
+def test_too_few_iterations_are_reported():
+    conductances, diagonal, _ = graph(two_phase((1, 60, 60), 3.0, 12.0, 3.0), walls=[1, 2])
+    solve = Multigrid(conductances, diagonal).solve(np.ones(diagonal.shape), tol=1e-10, max_iterations=2)
+    assert not solve.converged
+    assert solve.iterations == 2
+    assert solve.residual > 1e-10
+
+
+def test_below_rounding_the_solver_stops_and_says_so():
+    conductances, diagonal, _ = graph(two_phase((1, 60, 60), 3.0, 1e7, 1.0), walls=[1, 2])
+    solve = Multigrid(conductances, diagonal).solve(np.ones(diagonal.shape), tol=1e-15)
+    assert solve.converged
+    assert 1e-15 < solve.residual <= 2 * solve.rounding
+
+
+def test_zero_and_scale_of_the_right_hand_side():
+    conductances, diagonal, _ = graph(two_phase((1, 30, 30), 3.0, 12.0, 3.0), walls=[1, 2])
+    solver = Multigrid(conductances, diagonal)
+    nothing = solver.solve(np.zeros(diagonal.shape))
+    assert nothing.converged
+    assert nothing.iterations == 0
+    assert not nothing.x.any()
+    big, small = (solver.solve(np.full(diagonal.shape, scale)) for scale in (2.0**400, 2.0**-400))
+    assert big.iterations == small.iterations
+    np.testing.assert_allclose(big.x / 2.0**400, small.x * 2.0**400, rtol=1e-9)
+
+
+def test_other_norms_are_refused():
+    conductances, diagonal, _ = graph(np.ones((1, 8, 8)), walls=[1])
+    with pytest.raises(ValueError, match="residual"):
+        Multigrid(conductances, diagonal).solve(np.ones((1, 8, 8)), norm="energy")
+
+
+def test_any_symmetric_operator_can_use_the_cycle():
+    conductances, diagonal, _ = graph(smooth((1, 40, 40), 10.0), walls=[1, 2])
+    K = assembled(conductances, diagonal)
+    extra = np.random.default_rng(9).random(diagonal.size)
+    apply = lambda u: (K @ u.ravel() + extra * u.ravel()).reshape(u.shape)  # noqa: E731
+    solver = Multigrid(conductances, diagonal)
+    rhs = np.ones(diagonal.shape)
+    solve = diffsim.multigrid.solve_preconditioned(apply, solver.cycle, rhs, None, 1e-10, 100)
+    assert solve.converged
+    np.testing.assert_allclose(apply(solve.x), rhs, rtol=0, atol=1e-9)
