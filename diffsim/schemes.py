@@ -860,7 +860,6 @@ SCHEMES: dict[str, Scheme] = {
             memory=6,
             tableau=_esdirk3(),
             estimate="embedded",
-            reductions={"moving value, stiff": 2.7},  # stage order 2; order 3 returns once dt rho is of order 1
         ),
         Adi(
             name="adi",
