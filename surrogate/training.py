@@ -25,6 +25,12 @@ from .optimizers import Rule, clip_adaptive, clip_norm, equalise, optimizer_of
 
 TASKS = ("coefficients", "transient")
 CELLS_FOR_THREADS = 20_000  # per batch
+_CHOICES = {
+    "schedule": ("cosine", "linear", "constant"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "clock": ("wall", "cpu"),
+}
+_FRACTIONS = ("weight_decay", "warmup", "curriculum", "average")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Settings:
     ----------
     batch
         Items per step.
+    items
+        Train on the first that many items of the training split; 0: on all.
     optimizer, lr, weight_decay
         A row of `optimizers.OPTIMIZERS`; lr None is the row's own. The row's other options are options of `train` too.
     schedule, warmup
@@ -72,6 +80,7 @@ class Settings:
     """
 
     batch: int = 10
+    items: int = 0
     optimizer: str = "muon"
     lr: float | None = None
     weight_decay: float = 1e-4
@@ -94,26 +103,23 @@ class Settings:
     sharpness: int = 0
 
     def __post_init__(self):
-        limits = {
-            "batch": (1, math.inf), "weight_decay": (0, 1), "warmup": (0, 1), "slopes": (0, math.inf), "clip": (0, math.inf),
-            "clip_ratio": (0, math.inf), "l1": (0, math.inf), "langevin": (0, math.inf), "noise": (0, math.inf),
-            "curriculum": (0, 1), "average": (0, 1), "patience": (0, math.inf), "threads": (0, 1024),
-            "sharpness": (0, math.inf),
-        }  # fmt: skip
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            whole = isinstance(type(self).__dict__[name], int) and not isinstance(value, int)
-            if isinstance(value, bool) or not isinstance(value, int | float) or whole or not low <= value <= high:
-                kind = "an int" if isinstance(type(self).__dict__[name], int) else "a number"
-                raise ProblemError(f"train({name}={value!r}): give {kind} from {low} to {high}.")
+        for option in fields(self):
+            value, default = getattr(self, option.name), option.default
+            if option.name in _CHOICES:
+                if value not in _CHOICES[option.name]:
+                    raise ProblemError(
+                        f"train({option.name}={value!r}): give one of {', '.join(_CHOICES[option.name])}."
+                    )
+            elif isinstance(default, bool):
+                if not isinstance(value, bool):
+                    raise ProblemError(f"train({option.name}={value!r}): give True or False.")
+            elif isinstance(default, int | float):
+                kind, accepted = ("an int", int) if isinstance(default, int) else ("a number", int | float)
+                low, high = int(option.name == "batch"), 1 if option.name in _FRACTIONS else math.inf
+                if isinstance(value, bool) or not isinstance(value, accepted) or not low <= value <= high:
+                    raise ProblemError(f"train({option.name}={value!r}): give {kind} from {low} to {high}.")
         if self.lr is not None and not (isinstance(self.lr, int | float) and math.isfinite(self.lr) and self.lr > 0):
             raise ProblemError(f"train(lr={self.lr!r}): give a number > 0, or None for the optimizer's own.")
-        choices = {
-            "schedule": ("cosine", "linear", "constant"), "precision": ("auto", "float32", "bfloat16"), "clock": ("wall", "cpu"),
-        }  # fmt: skip
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ProblemError(f"train({name}={getattr(self, name)!r}): give one of {', '.join(allowed)}.")
 
     def factor(self, progress: float) -> float:
         """What the learning rate is multiplied by, at a progress from 0 to 1."""
@@ -170,7 +176,8 @@ def train(
     """
     settings, rule, own, network_options = _sorted_options(model, options)
     _check_budget(minutes, epochs, seed, task)
-    training, validation = (_examples(data, task, part) for part in ("train", "validation"))
+    training = _examples(data, task, "train", settings.items)
+    validation = _examples(data, task, "validation")
     card = Card(model, network_options, task, *training.channels, training.shape)
     folder = Path(out) if out is not None else None
     call = {
@@ -488,13 +495,16 @@ class _Examples:
         return _Batch(turned(self.coefficients, self.directional), turned(self.forcing), turned(self.target), active)
 
 
-def _examples(data, task: str, part: str) -> _Examples:
-    """One split of a dataset in the network's units."""
+def _examples(data, task: str, part: str, limit: int = 0) -> _Examples:
+    """One split of a dataset, or its first `limit` items, in the network's units."""
     if getattr(data, "task", "coefficients") != task and task == "transient":
         raise ProblemError(
             f"task = 'transient' needs frames, but {data!r} holds none; generate it from the spec 'transient'."
         )
     items = data.indices(part)
+    if limit > len(items):
+        raise ProblemError(f"train(items={limit}): the {part} split of {data!r} holds {len(items)}; generate more.")
+    items = items[:limit] if limit else items
     if len(items) == 0:
         raise ProblemError(
             f"the {part} split of {data!r} holds 0 of its {len(data)} items; training needs at least 1 for training and 1 "

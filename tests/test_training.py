@@ -381,3 +381,37 @@ def test_the_verdict_says_what_happened(losses, limits, word):
     history = [{"train_l2": x, "lr": 0.01, "step_limit": limits} for x in losses]
     assert monitors.verdict(history).split(":")[0].endswith(word)
     assert monitors.verdict([]) == "no epoch has been trained yet."
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_generates_enough_items_for_its_training_split():
+    """The split is binomial: the training part of `count` items falls short of `items` with probability below 1e-7."""
+    from scipy.stats import binom
+
+    from surrogate.recipes import RECIPES, TRAIN_SHARE
+
+    for recipe in RECIPES.values():
+        assert binom.cdf(recipe.items - 1, recipe.count, TRAIN_SHARE) < 1e-7
+
+
+def test_recipes_name_what_exists():
+    from surrogate import models
+    from surrogate.recipes import RECIPES, recipe_of
+    from surrogate.sampling import SPECS
+
+    for recipe in RECIPES.values():
+        assert recipe.spec in SPECS
+        training._sorted_options(recipe.model, recipe.options)
+        assert recipe.model in models.MODELS
+    with pytest.raises(ProblemError, match="Did you mean 'darcy-64'"):
+        recipe_of("darcy64")
+
+
+def test_a_limit_on_the_training_items_is_kept(tmp_path):
+    data = pairs()
+    few = sg.train(data, epochs=1, items=10, batch=5, **TINY)
+    assert few.history[-1]["step"] == 2
+    with pytest.raises(ProblemError, match="holds"):
+        sg.train(data, epochs=1, items=1000, **TINY)
