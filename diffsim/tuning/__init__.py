@@ -1,8 +1,23 @@
 """Step size, number of steps and coefficients: plan a run, map what runs do, fit coefficients to records."""
 
 from .fitting import Fit, fit
+from .harmonic import HarmonicFit, fit_angstrom, fit_harmonic, time_harmonic
 from .observations import Observations
 from .planning import Alternative, Plan, plan
 from .sweeping import OUTCOMES, Sweep, sweep
 
-__all__ = ["OUTCOMES", "Alternative", "Fit", "Observations", "Plan", "Sweep", "fit", "plan", "sweep"]
+__all__ = [
+    "OUTCOMES",
+    "Alternative",
+    "Fit",
+    "HarmonicFit",
+    "Observations",
+    "Plan",
+    "Sweep",
+    "fit",
+    "fit_angstrom",
+    "fit_harmonic",
+    "plan",
+    "sweep",
+    "time_harmonic",
+]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .fitting import Fit
+    from .harmonic import HarmonicFit
     from .sweeping import Sweep
 
 # colour and marker say the same, and lightness alone tells the classes apart too
@@ -183,4 +184,24 @@ def fit_picture(fit: Fit, path: str | Path | None = None) -> Figure:
     top.legend(title="point", frameon=False, ncols=2)
     bottom.set_ylabel("residual")
     bottom.set_xlabel(f"time [s]   (dashed: rms {fit.rms:.3g})")
+    return _finished(figure, path)
+
+
+@_styled
+def harmonic_picture(fit: HarmonicFit, path: str | Path | None = None) -> Figure:
+    """Amplitude and phase lag against the first coordinate, measured and fitted."""
+    figure = _figure(8.5, 4.0)
+    left, right = figure.subplots(1, 2)
+    x = fit.points[:, 0]
+    order = np.argsort(x)
+    for ax, measured, fitted, label in (
+        (left, np.abs(fit.response), np.abs(fit.predicted), "amplitude ratio"),
+        (right, -np.unwrap(np.angle(fit.response)), -np.angle(fit.predicted), "phase lag [rad]"),
+    ):
+        ax.plot(x, measured, "o", color=LINES[0], markersize=4, alpha=0.5, markeredgewidth=0, label="measured")
+        ax.plot(x[order], fitted[order], color=BLACK, label="fit")
+        ax.set(xlabel="distance [m]", ylabel=label)
+    left.set_yscale("log")
+    left.legend(frameon=False)
+    figure.suptitle(";  ".join(f"{name} = {value:.4g}" for name, value in zip(fit.names, fit.value, strict=True)))
     return _finished(figure, path)

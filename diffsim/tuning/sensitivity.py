@@ -164,14 +164,13 @@ class Model:
             if not derivatives:
                 return readings, None
             columns = []
-            for above, below, width in self._neighbours(theta, 10 * _RELATIVE_STEP):
-                columns.append((self._simulated(above) - self._simulated(below)) / width)
+            for above, below, width in neighbours(self._simulated, theta, 10 * _RELATIVE_STEP):
+                columns.append((above - below) / width)
             return readings, np.stack(columns, axis=-1)
         posed = self._posed(theta)
         slopes = []
         if derivatives:
-            for above, below, width in self._neighbours(theta, _RELATIVE_STEP):
-                slopes.append(Slope(self._posed(above), self._posed(below), width))
+            slopes = [Slope(*sides) for sides in neighbours(self._posed, theta)]
         states = self._modal(posed, slopes) if self.route == "modes" else self._stepped(posed, slopes, self.dt)
         times = self.observations.times
         readings = states[0] @ posed.rows.T + posed.offsets(times)
@@ -191,23 +190,6 @@ class Model:
                 "sides and sources, not the cells."
             )
         return Posed(problem, self.observations.points)
-
-    def _neighbours(self, theta: np.ndarray, relative: float):
-        """(above, below, width) per parameter; one-sided where the other side cannot be posed."""
-        for j, value in enumerate(theta):
-            step = relative * (abs(value) or 1.0)
-            sides = []
-            for sign in (1, -1):
-                moved = theta.copy()
-                moved[j] = value + sign * step
-                try:
-                    self._pose(moved)
-                    sides.append(moved)
-                except ProblemError:
-                    sides.append(theta)
-            if sides[0] is theta and sides[1] is theta:
-                raise ProblemError(f"problem_of cannot be posed on either side of parameter {j} = {value:g}.")
-            yield sides[0], sides[1], sides[0][j] - sides[1][j]
 
     # --- exact in time ------------------------------------------------------------------------------------------------
 
@@ -245,6 +227,13 @@ class Model:
         return states
 
     # --- stepping -----------------------------------------------------------------------------------------------------
+
+    def refine(self, theta: np.ndarray) -> bool:
+        """Shorten the step where it is too long at `theta`; whether it was."""
+        if self.route != "stepping":
+            return False
+        before, self.dt = self.dt, min(self.dt, self._settled_step(theta))
+        return self.dt < before
 
     def _settled_step(self, guess: np.ndarray) -> float:
         """A step so small that halving it no longer moves the readings."""
@@ -368,6 +357,28 @@ class _Step:
                 self.solvers.clear()
             self.solvers[key] = _shifted(self.posed, shift)
         return self.solvers[key]
+
+
+def neighbours(evaluate: Callable[[np.ndarray], Any], theta: np.ndarray, relative: float = _RELATIVE_STEP):
+    """Yield (value above, value below, width) per parameter; one-sided where the other side cannot be posed."""
+    here = None
+    for j, value in enumerate(theta):
+        step = relative * (abs(value) or 1.0)
+        sides, places = [], []
+        for sign in (1, -1):
+            moved = theta.copy()
+            moved[j] = value + sign * step
+            try:
+                sides.append(evaluate(moved))
+                places.append(moved[j])
+            except ProblemError:
+                if here is None:
+                    here = evaluate(theta)
+                sides.append(here)
+                places.append(value)
+        if places[0] == places[1]:
+            raise ProblemError(f"problem_of cannot be posed on either side of parameter {j} = {value:g}.")
+        yield sides[0], sides[1], places[0] - places[1]
 
 
 def _steps(marks: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
