@@ -213,6 +213,7 @@ def test_drift_keeps_brownian_walkers_even_where_diffusivity_varies():
     assert_sampled_from(run.counts, even)
 
 
+@pytest.mark.slow
 def test_brownian_walkers_agree_with_jumps_on_a_smooth_problem():
     problem = smooth_box(boundary={"x-": ds.Dirichlet(0.0)})
     run = ds.walk(problem, np.ones(24), 0.03, particles=20_000, seed=13, motion="brownian", dt=1e-4)
@@ -231,7 +232,7 @@ def test_metropolis_keeps_the_density_of_a_potential_at_any_step():
         -np.interp(x, nodes, np.pad(v, 1, "edge"))
     )
     expected = rest.reshape(24, 50).sum(axis=1) / rest.sum()
-    run = ds.walk(problem, (0.5,), 2.0, particles=20_000, seed=14, motion="brownian", potential=v, dt=0.01)
+    run = ds.walk(problem, (0.5,), 1.0, particles=20_000, seed=14, motion="brownian", potential=v, dt=0.01)
     assert_sampled_from(run.counts, expected * run.particles)
 
 

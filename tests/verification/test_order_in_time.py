@@ -20,6 +20,7 @@ from diffsim.schemes import SCHEMES
 OMEGA = 7.0
 UNTIL = 0.5
 SITUATIONS = ("steady", "moving value", "moving flux", "moving ambient", "moving source")
+QUICK = ("steady", "moving value")
 TOLERANCE = 0.15
 
 
@@ -82,7 +83,12 @@ def observed(sequence):
 
 def table(predicate, situations):
     return [
-        pytest.param(scheme, situation, id=f"{scheme.name}-{situation.replace(' ', '_')}")
+        pytest.param(
+            scheme,
+            situation,
+            id=f"{scheme.name}-{situation.replace(' ', '_')}",
+            marks=() if situation in QUICK else pytest.mark.slow,
+        )
         for scheme in SCHEMES.values()
         if predicate(scheme)
         for situation in situations
