@@ -161,7 +161,7 @@ def stability(
     operator = _operator(problem, u, t)
     step = None if dt is None else _checked_dt(dt)
     bound = operator.spectral_bound(sharp=tighten)
-    rho = bound.value
+    rho = float(bound.value)
     fourier_per_dt = mesh_fourier(operator)
     notes = _notes(operator)
     if isinstance(scheme, str) and scheme == "auto":
@@ -388,6 +388,8 @@ def _notes(operator: Operator) -> tuple[str, ...]:
         notes.append(f"D depends on t: these limits are those of t = {operator.t:g} s and move with it.")
     if isinstance(problem.diffusivity, OfState | OfGradient):
         notes.append("D depends on u: these limits are those of the state given and move with it.")
+    elif not problem.linear and problem.reaction is None:
+        notes.append("A side radiates: these limits are those of the state given and move with it.")
     if problem.reaction is not None:
         notes.append("The reaction term is not part of the bound.")
     return tuple(notes)

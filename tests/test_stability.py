@@ -292,6 +292,31 @@ def test_the_error_gives_value_limit_origin_and_ways_out_that_work():
     assert not {"ftcs", "rk2", "rk4", "exact"} & {entry.split(" ")[0] for entry in named}
 
 
+def test_only_schemes_that_are_stable_at_the_step_are_ways_out():
+    operator = discretize(plate())
+    limit = allowed_step(operator, SCHEMES["ftcs"])
+    for factor, rk4 in ((1.35, True), (1.45, False)):  # RK4 reaches 2.785 / 2 = 1.39 FTCS limits
+        with pytest.raises(ds.StabilityError) as caught:
+            check_step(operator, SCHEMES["ftcs"], factor * limit)
+        assert (" rk4" in str(caught.value)) is rk4
+        assert " rk2" not in str(caught.value)
+
+
+def test_a_radiating_side_needs_a_state_and_follows_it():
+    problem = plate(boundary={"x+": ds.Radiation(emissivity=0.9, ambient=300.0)})
+    with pytest.raises(ds.ProblemError):
+        ds.stability(problem)
+    cold, hot = ds.stability(problem, u=300.0), ds.stability(problem, u=3000.0)
+    assert hot.dt_positive < cold.dt_positive
+    assert "A side radiates" in hot.explain()
+
+
+def test_numbers_of_a_verdict_are_plain_floats():
+    verdict = ds.stability(PROBLEMS["rough"], "rk4", 1e-3)
+    for name in ("dt_limit", "dt_positive", "fourier", "spectral_radius", "dt"):
+        assert type(getattr(verdict, name)) is float, name
+
+
 @pytest.mark.parametrize("dt", [0.0, -1.0, math.nan, math.inf, True, "1", None])
 def test_a_meaningless_step_is_refused(dt):
     if dt is not None:
