@@ -335,7 +335,8 @@ class _Run:
         values, slopes = each.mean(axis=1).tolist()
         count = max(self.sums[3], 1.0)
         record = {
-            "epoch": epoch, "step": self.done, "seconds": round(self.elapsed, 3), "lr": self.optimizer.param_groups[0]["lr"],
+            "epoch": epoch, "step": self.done, "progress": round(self.progress(), 6),
+            "seconds": round(self.elapsed, 3), "lr": self.optimizer.param_groups[0]["lr"],
             "train_l2": self.sums[0] / count, "train_h1": self.sums[1] / count, "gradient": self.sums[2] / count,
             "validation_l2": values, "validation_h1": slopes,
         }  # fmt: skip
@@ -621,12 +622,15 @@ def _display(progress: Callable[[dict], None] | bool | None):
         yield lambda record: None
         return
     from rich.console import Console
-    from rich.status import Status
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Status("training", console=Console(stderr=True)) as status:
-        yield lambda r: status.update(
-            f"epoch {r['epoch'] + 1}   {r['seconds']:.0f} s   error: training {100 * r['train_l2']:.2f} %, "
-            f"validation {100 * r['validation_l2']:.3f} %   lr {r['lr']:.2g}"
+    text = TextColumn("{task.description}", markup=False)
+    with Progress(text, BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("training: first epoch", total=1.0)
+        yield lambda r: bar.update(
+            task,
+            completed=r["progress"],
+            description=f"training: epoch {r['epoch'] + 1}, error {100 * r['validation_l2']:.2f} %",
         )
 
 

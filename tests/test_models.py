@@ -5,11 +5,12 @@ import pytest
 import torch
 from scipy.sparse.linalg import spsolve
 
-from diffsim import Dirichlet, Grid, Neumann, PerAxis, Problem, Robin, Tensor
+from diffsim import Dirichlet, Grid, Neumann, PerAxis, Periodic, Problem, Robin, Tensor
 from diffsim.errors import ProblemError, StoreError
 from diffsim.operator import discretize
 from surrogate import fields, models
 from surrogate.checkpoint import MODEL, Card, Surrogate, load
+from surrogate.models.multigrid import Residual
 
 every_model = pytest.mark.parametrize("name", models.MODELS)
 
@@ -79,8 +80,12 @@ def test_equal_values_all_around_are_answered_exactly(name):
     np.testing.assert_allclose(surrogate(name).fields([problem])[0], 300.15, rtol=1e-13)
 
 
-def test_the_multigrid_network_is_linear_in_the_right_hand_side():
-    model = surrogate("multigrid")
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_multigrid_network_is_linear_in_the_right_hand_side(residual):
+    torch.manual_seed(0)
+    options = {**SMALL["multigrid"], "residual": residual}
+    card = Card("multigrid", options, "coefficients", fields.channels(2), fields.FORCINGS, (12, 12))
+    model = Surrogate(card, card.build())
 
     def answer(source, left):
         grid = Grid(shape=(12, 12), lengths=(1.0, 1.0))
@@ -119,6 +124,32 @@ def test_coefficients_and_forcing_determine_the_equilibrium(problem):
     np.testing.assert_allclose(
         inputs.physical(inputs.normalised(exact[None])[:, :])[0], exact, atol=1e-5 * np.abs(exact).max()
     )
+
+
+@pytest.mark.parametrize(
+    "sides", [{"x-": Dirichlet(1.0), "y": Neumann(0.3)}, {"x": Periodic(), "y-": Robin(h=2.0)}], ids=str
+)
+def test_the_residual_in_a_learned_solver_is_that_of_the_problem(sides):
+    rng = np.random.default_rng(0)
+    grid = Grid(shape=(8, 12), lengths=(1.0, 1.0))
+    problem = Problem(grid, diffusivity=np.exp(rng.normal(size=grid.shape)), source=2.0, loss=0.5, boundary=sides)
+    inputs = fields.from_problems([problem])
+    operator = discretize(problem)
+    u = rng.normal(size=grid.shape)
+    residual = (operator.forcing(0.0) - operator.apply(operator.pad(u))).reshape(grid.shape)
+    inner = torch.from_numpy(inputs.normalised(u[None]))
+    got = Residual(torch.from_numpy(inputs.coefficients), torch.from_numpy(inputs.forcing))(inner)[0, 0].numpy()
+    ratio = residual / got
+    np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-3)
+    equilibrium = spsolve(operator.matrix().tocsc(), operator.forcing(0.0).ravel()).reshape(1, *grid.shape)
+    rest = Residual(torch.from_numpy(inputs.coefficients), torch.from_numpy(inputs.forcing))
+    settled = rest(torch.from_numpy(inputs.normalised(equilibrium)))
+    assert settled.abs().max() < 1e-3 * rest(torch.zeros_like(settled)).abs().max()
+
+
+def test_a_learned_solver_needs_a_problem():
+    with pytest.raises(ProblemError, match="task='coefficients'"):
+        models.build("multigrid", 17, 16, (8, 8), residual=True)
 
 
 def test_a_symmetry_of_the_fields_is_the_symmetry_of_the_problem():

@@ -13,6 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from diffsim.errors import ProblemError
+
+from .. import fields
 from .layers import conv, crop, double, levels_for, pad_to_multiple, scaled_normal_
 
 
@@ -86,6 +89,27 @@ class Cycle(nn.Module):
         return up[::-1]
 
 
+class Residual:
+    """``n^2 (F - K u)`` of the discrete problem itself, rebuilt from the channels of `surrogate.fields`; nothing learned."""
+
+    def __init__(self, coefficients: torch.Tensor, forcing: torch.Tensor):
+        self.ndim, self.n = forcing.ndim - 2, max(forcing.shape[2:])
+        logs, kinds = coefficients[:, : 2 * self.ndim], coefficients[:, 2 * self.ndim : 4 * self.ndim]
+        self.faces = torch.where(kinds < 0, torch.zeros_like(logs), logs.exp())
+        self.diagonal = self.faces.sum(1, keepdim=True) + coefficients[:, 4 * self.ndim, None].expm1() / self.n**2
+        self.walls = (kinds > 0).to(logs.dtype)
+        self.sources = forcing[:, :1] + self.n**2 * forcing[:, 1:2] + self.n * forcing[:, 2:3]
+
+    def __call__(self, u: torch.Tensor) -> torch.Tensor:
+        """(n, 1, *shape), for u of that shape."""
+        ku = self.diagonal * u
+        for axis in range(self.ndim):
+            for end, shift in ((0, 1), (1, -1)):
+                g = self.faces[:, 2 * axis + end, None] * (1 - self.walls[:, 2 * axis + end, None])
+                ku = ku - g * u.roll(shift, 2 + axis)  # across periodic sides too; other sides are walls or closed
+        return self.sources - self.n**2 * ku
+
+
 class MultigridNetwork(nn.Module):
     """See the module's text. Linear in `forcing`; any number of axes; grids of any size.
 
@@ -103,6 +127,9 @@ class MultigridNetwork(nn.Module):
         Smoothing steps on the coarsest grid.
     tied
         One cycle's weights for all cycles: an iteration instead of a stack.
+    residual
+        Give every cycle the exact residual of the answer so far. That makes the network a learned solver: it knows the
+        discrete operator, which the others have to learn. Only for task "coefficients".
     """
 
     title = "multigrid convolutions"
@@ -118,14 +145,18 @@ class MultigridNetwork(nn.Module):
         depth: int = 2,
         coarse: int = 2,
         tied: bool = False,
+        residual: bool = False,
     ):
         super().__init__()
+        if residual and (coefficients, forcing) != (fields.channels(len(shape)), fields.FORCINGS):
+            raise ProblemError("model 'multigrid': residual=True needs the channels of a problem: task='coefficients'.")
         ndim, self.levels, self.repeats = len(shape), levels_for(shape, levels), cycles
         gain = 1 / math.sqrt(2 * cycles)
         self.encoder = Encoder(ndim, coefficients, width, self.levels, depth)
         self.lift = conv(ndim, forcing, width, 1, bias=False)
         self.cycles = nn.ModuleList(Cycle(ndim, width, self.levels, coarse, gain) for _ in range(1 if tied else cycles))
         self.head = conv(ndim, width, 1, bias=False)
+        self.feedback = conv(ndim, 1, width, 1, bias=False) if residual else None
         for p in (*self.lift.parameters(), *self.encoder.stem.parameters(), *self.head.parameters()):
             p.plain = True  # first and last layers: see optimizers.Muon
 
@@ -137,7 +168,15 @@ class MultigridNetwork(nn.Module):
         # what it has accumulated is not.
         h = self.lift(pad_to_multiple(forcing, multiple)).float()
         states = [h] + [None] * (self.levels - 1)
+        exact = None if self.feedback is None else Residual(coefficients, forcing)
         for i in range(self.repeats):
-            states = self.cycles[i % len(self.cycles)](states, features)
+            if exact is not None and i > 0:
+                states = [h + self._fed_back(exact, h, shape), *states[1:]]
+            h, *_ = states = self.cycles[i % len(self.cycles)](states, features)
         with torch.autocast(h.device.type, enabled=False):
-            return crop(self.head(states[0]), shape)
+            return crop(self.head(h), shape)
+
+    def _fed_back(self, exact: Residual, h: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """What the residual of the answer so far adds to the state; in single precision, because it cancels."""
+        with torch.autocast(h.device.type, enabled=False):
+            return self.feedback(pad_to_multiple(exact(crop(self.head(h), shape)), 2 ** (self.levels - 1)))
