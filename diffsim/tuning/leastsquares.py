@@ -79,9 +79,9 @@ def solve(
         jac=lambda q: evaluate(q)[1],
         bounds=scale.limits,
         x_scale="jac",
-        xtol=1e-12,
-        ftol=1e-12,
-        gtol=1e-12,
+        xtol=1e-10,
+        ftol=1e-10,
+        gtol=1e-10,
     )
     if found.status <= 0:
         raise ConvergenceError(f"the fit did not settle: {found.message} Start closer, or give bounds.")
@@ -173,7 +173,7 @@ def _mixed(
     if len(involved) < 2:
         return []
     lead = involved[int(np.argmax(np.abs(direction[involved])))]
-    step = direction / direction[lead] * 0.1
+    step = direction / direction[lead] * (math.log(1.1) if logarithmic[lead] else 0.1)
 
     def change(j: int) -> str:
         amount = f"{100 * math.expm1(step[j]):+.3g} %" if logarithmic[j] else f"{step[j]:+.3g} of its guess"

@@ -34,7 +34,8 @@ _DENSE_CELLS, _DENSE_ENTRIES = 160, 20_000_000
 _FACTORED_CELLS = 40_000
 _BATCH_NUMBERS = 1 << 20  # forces held at once
 _TIME_TOLERANCE = 1e-5  # of the span of the readings: error of the stepping
-_SIMULATE_TOLERANCE = 1e-7
+_SIMULATE_TOLERANCE = 1e-6
+_STIFF = 1e6
 
 
 class Posed:
@@ -275,11 +276,16 @@ class Model:
 
     # --- whole runs ---------------------------------------------------------------------------------------------------
 
+    def _first_rate(self, problem: Problem) -> float:
+        return discretize(problem, self.begin, None if problem.linear else self.start).spectral_bound().value
+
     def _simulated(self, theta: np.ndarray) -> np.ndarray:
         problem, times = self._pose(theta), self.observations.times
         frames = np.unique(np.append(self.begin, times))
         until = float(times[-1])
-        scheme = "sdirk3" if problem.reaction is None else "rkc2"
+        # Picard iterations pay only where an explicit method would need very many stages
+        stiff = self._first_rate(problem) * (until - self.begin) > _STIFF and problem.reaction is None
+        scheme = "tr-bdf2" if stiff else "rkc2"
         run = simulate(
             problem, self.initial, until, scheme=scheme, tol=_SIMULATE_TOLERANCE, save=frames, progress=False
         )
