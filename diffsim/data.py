@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -108,6 +109,7 @@ class Data:
     steady: float | np.ndarray = 0.0
     signal: Callable | None = None
     scalar: bool = field(default=True)  # the value is one number, the same on every face or cell
+    given: Any = field(default=0.0, repr=False)  # as the user gave it: what another grid needs
 
     @classmethod
     def of(cls, name: str, value, shape: tuple[int, ...], *, coordinates=None, least: float = -math.inf, where=None):
@@ -118,22 +120,26 @@ class Data:
                 raise ProblemError(
                     f"{name}: the TimeSeries holds values of shape {value.values.shape[1:]}, needed {shape}."
                 )
-            return cls(name, shape, signal=value, scalar=value.values.ndim == 1)
+            return cls(name, shape, signal=value, scalar=value.values.ndim == 1, given=value)
         if callable(value):
             signal = value
-            if coordinates is not None and _positional_count(value) == len(coordinates) + 1:
+            arity = _positional_count(value)
+            if coordinates is not None and len(coordinates) > 1 and arity == len(coordinates):
+                field = evaluate(name, value, coordinates, shape, f"{name} as a function of space")
+                return cls.of(name, field, shape, least=least, where=where)
+            if coordinates is not None and arity == len(coordinates) + 1:
 
                 def signal(t, f=value):
-                    return np.broadcast_to(np.asarray(f(*coordinates, t), dtype=float), shape)
+                    return evaluate(name, f, (*coordinates, t), shape, f"{name}(x, ..., t)")
 
             first = _evaluate(name, signal, 0.0)
             if first.ndim and first.shape != shape:
                 raise ProblemError(
                     f"{name}(t) returns shape {first.shape}; return one number or an array of shape {shape}."
                 )
-            return cls(name, shape, signal=signal, scalar=first.ndim == 0)
+            return cls(name, shape, signal=signal, scalar=first.ndim == 0, given=value)
         steady = number_or_array(name, value, shape, least=least, where=where)
-        return cls(name, shape, steady=steady, scalar=isinstance(steady, float))
+        return cls(name, shape, steady=steady, scalar=isinstance(steady, float), given=steady)
 
     @property
     def constant(self) -> bool:
@@ -155,8 +161,24 @@ class Data:
         return np.array([self(float(t)) for t in times])
 
 
+def evaluate(name: str, f: Callable, arguments, shape: tuple[int, ...], called: str) -> np.ndarray:
+    """``f(*arguments)`` over `shape`; a `ProblemError` where the user's function does not fit the way it is called."""
+    try:
+        return np.array(np.broadcast_to(np.asarray(f(*arguments), dtype=float), shape))
+    except (TypeError, ValueError) as error:
+        raise ProblemError(
+            f"{name} is called as {called} with arrays that broadcast to {shape}, and must return a number or an array of that "
+            f"shape; the function answers: {error}."
+        ) from error
+
+
 def _evaluate(name: str, signal: Callable, t: float) -> np.ndarray:
-    value = np.asarray(signal(t), dtype=float)
+    try:
+        value = np.asarray(signal(t), dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(
+            f"{name} is called as {name}(t) and must return numbers; the function answers: {error}."
+        ) from error
     if not np.isfinite(value).all():
         raise ProblemError(
             f"{name}(t = {t:g}) is not finite; the function must return finite numbers over the whole run."
