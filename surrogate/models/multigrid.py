@@ -156,7 +156,8 @@ class MultigridNetwork(nn.Module):
         self.lift = conv(ndim, forcing, width, 1, bias=False)
         self.cycles = nn.ModuleList(Cycle(ndim, width, self.levels, coarse, gain) for _ in range(1 if tied else cycles))
         self.head = conv(ndim, width, 1, bias=False)
-        self.feedback = conv(ndim, 1, width, 1, bias=False) if residual else None
+        self.residual = residual
+        self.feedback = conv(ndim, 1, width, 1, bias=False) if residual else nn.Identity()
         for p in (*self.lift.parameters(), *self.encoder.stem.parameters(), *self.head.parameters()):
             p.plain = True  # first and last layers: see optimizers.Muon
 
@@ -168,9 +169,9 @@ class MultigridNetwork(nn.Module):
         # what it has accumulated is not.
         h = self.lift(pad_to_multiple(forcing, multiple)).float()
         states = [h] + [None] * (self.levels - 1)
-        exact = None if self.feedback is None else Residual(coefficients, forcing)
+        exact = Residual(coefficients, forcing) if self.residual else None
         for i in range(self.repeats):
-            if exact is not None and i > 0:
+            if exact and i > 0:
                 states = [h + self._fed_back(exact, h, shape), *states[1:]]
             h, *_ = states = self.cycles[i % len(self.cycles)](states, features)
         with torch.autocast(h.device.type, enabled=False):
