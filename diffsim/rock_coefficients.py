@@ -125,12 +125,13 @@ def _taylor(mu: np.ndarray, nu: np.ndarray, mu_t: np.ndarray) -> tuple[float, fl
 
 
 def _newton(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Return the root of a function of two variables, by Newton with central differences."""
-    for _ in range(20):
-        value = function(x)
-        if np.abs(value).max() < 4e-16:
-            break
+    """Return the root of a function of two variables to rounding, by Newton with central differences."""
+    value = function(x)
+    while True:
         step = 1e-6 * np.abs(x)
         jacobian = np.column_stack([(function(x + e) - function(x - e)) / (2.0 * e.max()) for e in np.diag(step)])
-        x = x - np.linalg.solve(jacobian, value)
-    return x
+        after = x - np.linalg.solve(jacobian, value)
+        value_after = function(after)
+        if not np.abs(value_after).max() < np.abs(value).max():  # rounding has the last word
+            return x
+        x, value = after, value_after

@@ -702,6 +702,8 @@ def _positivity(scheme: Scheme, s: int | None) -> float:
     def monotone(x: float) -> bool:
         return bool((scheme._series(x, x + (1.0 / pole if pole else 0.0), terms, s) >= 0.0).all())
 
+    if pole and not monotone(0.0):
+        return 0.0
     if pole and monotone(1e8):
         return math.inf
     low, high = 0.0, 1.0
