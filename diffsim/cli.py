@@ -387,9 +387,26 @@ def tortuosity(
 # ------------------------------------------------------------------------------------------------- looking after
 
 
+def _refine(file: Path, overrides: list[str] | None, json: bool) -> None:
+    from . import verification
+
+    configuration, problem = _read(file, overrides)
+    moves = configuration.file.run.until is not None
+    arguments = configuration.simulation() if moves else {}
+    report = verification.verify(
+        problem, configuration.initial(), **{key: arguments[key] for key in ("until", "scheme", "dt") if moves}
+    )
+    if json:
+        emit({"ok": report.ok, "findings": report.rows()})
+    else:
+        say(report.explain())
+    if not report.ok:
+        raise typer.Exit(6)
+
+
 @app.command()
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN.h5", help="A saved run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN.h5 | PROBLEM.toml", help="A saved run, or a problem to refine.")],
     file: Annotated[
         Path | None, typer.Argument(metavar="[PROBLEM.toml]", help="Its problem: then steps are redone.")
     ] = None,
@@ -397,7 +414,14 @@ def verify(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Check a saved run: every byte, its frames, its balance, and with its problem also the physics."""
+    """Check a saved run: every byte, its frames, its balance, and with its problem also the physics.
+
+    With a problem alone: refine it in space (and time, where it has a run.until), and print observed orders and the
+    estimated error of its results.
+    """
+    if run.suffix.lower() == ".toml":
+        _refine(run, overrides, json)
+        return
     from . import checks, store
 
     trajectory = store.load(run)

@@ -225,6 +225,15 @@ def test_verify_accepts_a_good_run_and_finds_planted_defects(diffsim, problem):
     assert diffsim("verify", "plate.h5", problem, "--set", "problem.diffusivity=1.0")[0] == 6  # another physics
 
 
+def test_verify_refines_a_problem_and_prints_its_orders(diffsim, problem):
+    code, out, _ = diffsim("verify", problem, "--json")
+    findings = json.loads(out)["findings"]
+    fields = [f for f in findings if f["quantity"] == "field (L2)"]
+    assert code == 0 and {f["refined"] for f in findings} >= {"space"}
+    assert all(f["order"] > 0.9 for f in fields)
+    assert "estimated error" in diffsim("verify", problem)[1]
+
+
 def test_a_damaged_run_is_named(diffsim, problem):
     diffsim("simulate", problem)
     content = bytearray(Path("plate.h5").read_bytes())
@@ -345,7 +354,7 @@ def test_doctor_reports_and_clears_the_compiled_kernels(diffsim, tmp_path, monke
         (["simulate", "plate.toml", "--set", "grid.shape=[100000, 100000]"], 5, "largest grid"),
         (["simulate", "plate.toml", "--set", "grid.shape=[4000000000, 4000000000]"], 5, "largest grid"),
         (["equilibrium", "plate.toml", "--set", "boundary={}"], 3, "no equilibrium|equilibrium"),
-        (["verify", "plate.toml"], 4, "not written by diffsim"),
+        (["verify", "absent.toml"], 4, "does not exist"),
         (["simlate"], 2, "simulate"),
         (["simulate", "plate.toml", "--overwrite"], 2, "No such option"),
     ],

@@ -66,7 +66,7 @@ def test_a_smooth_steady_problem_shows_order_two_and_its_true_error():
     truth = verify(smooth_plate(96)).space[0].limit  # eight times finer
     content = by_name["content"]
     assert content.error == pytest.approx(abs(content.values[0] - truth), rel=0.05)
-    assert "order 2.0" in report.explain()
+    assert "12 x 12 -> 24 x 24 -> 48 x 48" in report.explain()
 
 
 def test_an_exact_problem_is_called_exact():
