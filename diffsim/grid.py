@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .data import array, number
+from .data import array, evaluate, number
 from .errors import ProblemError
 
 AXES = {"cartesian": ("x", "y", "z"), "cylindrical": ("r", "z"), "spherical": ("r",)}
@@ -186,7 +186,7 @@ class Grid:
     def field(self, name: str, value, where=None) -> np.ndarray:
         """A number, array or callable(x, y, ...) as a float64 array of `shape`."""
         if callable(value):
-            value = np.array(np.broadcast_to(np.asarray(value(*self.mesh()), dtype=float), self.shape))
+            value = evaluate(name, value, self.mesh(), self.shape, f"{name}({', '.join(self.axes)})")
         if np.ndim(value) == 0:
             return np.full(self.shape, number(name, value))
         return array(name, value, self.shape, where=where).copy()

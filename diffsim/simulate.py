@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 4.0
 _SHARE = 0.1
 _TYPICAL_STEPS = 40  # accuracy steps of an adaptive run at the default tolerance; the fixed model behind "auto"
 _AUTO_FTCS_STEPS = 20_000
+_LONG = 1e5  # diffusion times: a run this long is a mistake of units, or wants the equilibrium
+_MOST_STEPS = 1e10
 _MOST_STAGES = 300  # more lose digits in the recurrence, and gain little
 
 
@@ -163,8 +166,8 @@ def simulate(
     until = number("until", until)
     if until < begin:
         raise ProblemError(f"until = {until:g} lies before the start at t = {begin:g}; give a later time.")
+    _require_memory(problem, save)
     times = _frame_times(save, begin, until)
-    _require_memory(problem, len(times))
     field0 = _initial_field(problem, initial)
     tol = None if tol is None else number("tol", tol, above=0.0)
     step = None if isinstance(dt, str) and dt == "auto" else number("dt", dt, above=0.0)
@@ -174,6 +177,8 @@ def simulate(
     chosen = choose(system, until - begin, tol or DEFAULT_TOL) if scheme == "auto" else scheme_of(scheme)
     chosen, step = _checked_step(operator, chosen, step, on_unstable)
     stepper = stepper_for(system, chosen)
+
+    _require_patience(problem, chosen, step, operator, until - begin, stop)
 
     u = operator.enter(field0)
     run = _Run(system, u, begin, operator.content(u))
@@ -298,12 +303,34 @@ def _frame_times(save, begin: float, until: float) -> np.ndarray:
     return times
 
 
-def _require_memory(problem: Problem, frames: int) -> None:
+def _require_memory(problem: Problem, save) -> None:
     from .resources import require_memory
 
+    frames = 1 if isinstance(save, str) else max(1, int(save)) if isinstance(save, int | float) else np.size(save)
     # two copies of the field, the frames, and the arrays of a general operator
     copies = 2 + frames + (0 if problem.grid.uniform else problem.grid.ndim + 4)
     require_memory(8 * problem.grid.size * copies, f"a run with {frames} frames", problem.grid.shape)
+
+
+def _require_patience(problem, scheme: Scheme, step: float | None, operator: Operator, duration: float, stop) -> None:
+    """Refuse runs that no one would wait for, and doubt times far beyond rest: mostly a matter of units."""
+    fastest = problem.diffusivity if isinstance(problem.diffusivity, float) else None
+    if fastest is not None and stop is None:
+        scale = max(problem.grid.lengths) ** 2 * np.max(problem.capacity) / fastest
+        if duration > _LONG * scale:
+            warnings.warn(
+                f"until lies {duration / scale:.2g} x L^2 c / D away (L = {max(problem.grid.lengths):g}, D = {fastest:g}): everything "
+                "is at rest long before. Check the units, or ask for the equilibrium.",
+                stacklevel=3,
+            )
+    if step is None and not (scheme.explicit and scheme.stages is not None):
+        return
+    size = step if step is not None else largest_good_step(operator, scheme)
+    if duration / size > _MOST_STEPS:
+        raise ProblemError(
+            f"{scheme.name} would take {duration / size:.2g} steps of {size:.3g} s to reach the end; at most {_MOST_STEPS:.0g} are begun. "
+            "Use scheme='auto', whose steps grow as the field settles, ask for the equilibrium, or check the units."
+        )
 
 
 def _initial_field(problem: Problem, initial) -> np.ndarray:

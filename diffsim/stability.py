@@ -230,6 +230,10 @@ def check_step(operator: Operator, scheme: Scheme, dt: float, stages: int | None
 def mesh_fourier(operator: Operator) -> float:
     """Largest ``D / c * sum 1/dx^2`` of any cell [1/s]: the mesh Fourier number per second of step."""
     grid, problem = operator.grid, operator.problem
+    facts = operator.uniform
+    if facts is not None:  # no array of the size of the grid is needed
+        rates = (d / h**2 for d, h in zip(facts.diffusivity, facts.spacing, strict=True))
+        return sum(rates) / facts.capacity
     total = np.zeros((1,) * grid.ndim)
     for axis in range(grid.ndim):
         widths = grid.widths[axis].reshape([-1 if a == axis else 1 for a in range(grid.ndim)])

@@ -105,6 +105,33 @@ def test_arguments_of_no_meaning_are_refused(arguments):
         ds.simulate(box(), **{"initial": 0.0, "until": 0.1, **arguments})
 
 
+@pytest.mark.parametrize("arguments", [{"save": 10**9}, {"problem": ds.Problem(ds.Grid((10**5, 10**5), (1.0, 1.0)), 1.0)}])
+def test_what_cannot_fit_is_refused_before_it_is_taken(arguments):
+    with pytest.raises(ds.ResourceError, match="GiB"):
+        ds.simulate(**{"problem": box(), "initial": 0.0, "until": 0.1, **arguments})
+
+
+def test_times_far_beyond_rest_are_doubted():
+    copper_in_mm2 = ds.Problem(ds.Grid((50,), (0.1,)), diffusivity=111.0, boundary={"x": ds.Dirichlet(1.0)})
+    with pytest.warns(UserWarning, match="units"), pytest.raises(ds.ProblemError, match="steps"):
+        ds.simulate(copper_in_mm2, 0.0, until=3600.0, scheme="ftcs")
+
+
+@pytest.mark.parametrize("initial", [lambda x: x, lambda x, y: np.ones(3), lambda x, y: "hot"])
+def test_a_function_that_does_not_fit_its_call_is_explained(initial):
+    with pytest.raises(ds.ProblemError, match=r"called as initial\(x, y\)"):
+        ds.simulate(box(), initial, until=0.1)
+
+
+def test_a_source_may_depend_on_space_and_on_time():
+    x, y = GRID.mesh()
+    still = ds.simulate(box(source=lambda x, y: x * y), 0.0, until=0.1, save="final").final
+    array = ds.simulate(box(source=x * y), 0.0, until=0.1, save="final").final
+    moving = ds.simulate(box(source=lambda x, y, t: x * y + 0 * t), 0.0, until=0.1, save="final", tol=1e-6).final
+    np.testing.assert_array_equal(still, array)
+    np.testing.assert_allclose(moving, array, rtol=0, atol=1e-6)
+
+
 # --- stability -------------------------------------------------------------------------------------------------------
 
 
