@@ -27,12 +27,15 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from .errors import ProblemError
+from .kernels import bounds as kernels
 
 _EPS = np.finfo(float).eps
 _RESIDUAL_SLACK = 8 * _EPS  # times |F| + |K||v|: at most 16 roundings per cell, each half an eps
 _SUM_SLACK = 1e-12  # relative, of sums of products of one sign
 _MILD = 10.0  # ratio of K to L up to which L preconditions well enough to go without multigrid
 _LAYERED = 100.0  # ratio from which a comparison operator with profiles along the axes is tried
+_TRANSFORM_FROM = 128  # cells along an axis from which a fast transform beats a dense basis
+_SINGLE = 1e7  # condition number up to which L is inverted in single precision
 _LARGEST_BASIS = 512  # cells along an axis for which a dense orthogonal basis is worth its cost
 _BALANCE = 1e-10  # relative imbalance of a floating component that still counts as rounding of the data
 
@@ -86,25 +89,24 @@ def energy_bound(operator, candidate, steps: int = 0) -> Bound:
     v = _candidate(operator, candidate)
     steps = _steps(steps)
     _require_linear_and_steady(operator)
-    v = np.where(operator.free, v, 0.0)
-    improved = operator.unpad(v)
+    if not operator.all_free:
+        v = np.where(operator.free, v, 0.0)
     if operator.cross is not None or not np.isfinite(v).all():
-        return _nothing(improved, steps)  # a full tensor has no M-matrix to compare with: abstain
+        return _nothing(operator, v, steps)  # a full tensor has no M-matrix to compare with: abstain
     system = _system(operator)
-    forcing = system.balanced(np.asarray(operator.forcing(0.0), dtype=float))
+    forcing, driven = system.forcing(operator)
     # squares of very large or small numbers leave the range of doubles: work in units of the data
-    unit = max(float(np.abs(v).max()), float((np.abs(forcing) / system.scale).max()))
-    unit = 2.0 ** min(max(math.frexp(unit)[1], -1020), 1020) if unit > 0 else 1.0
+    unit = max(float(v.max()), -float(v.min()), driven)
+    unit = 1.0 if unit == 0 or 1e-60 < unit < 1e60 else 2.0 ** max(math.frexp(unit)[1], -1020)
     with np.errstate(all="ignore"):  # overflow ends as infinity, and is answered as such
-        parts = _enclose(system, v / unit, forcing / unit, steps)
+        if unit != 1:
+            v, forcing = v / unit, forcing / unit
+        parts = _enclose(system, v, forcing, steps)
+        norm = system.norm(v) * (1 - 64 * _EPS)
     if parts is None:
-        return _nothing(improved, steps)
+        return _nothing(operator, v * unit, steps)
     lower, energy, l2, linf, corrected, used = parts
-    norm = _root_sum(system.volumes, v / unit)
-    slack = 1 - 64 * _EPS
-    relative = l2 / (norm * slack - l2) if l2 < norm * slack else math.inf
-    if math.isnan(energy) or math.isnan(l2):
-        return _nothing(improved, steps)
+    relative = l2 / (norm - l2) if l2 < norm else math.inf
     lower, energy, l2, linf = (float(x * unit) for x in (lower, energy, l2, linf))
     return Bound(lower, energy, l2, float(relative), linf, used, operator.unpad(corrected * unit))
 
@@ -122,6 +124,7 @@ class _System:
         self.diagonal = operator.diagonal
         self.periodic = operator.periodic
         self.volumes = np.where(self.free, operator.pad(np.ascontiguousarray(operator.grid.volumes)), 1.0)
+        self.inverse_volumes = 1 / self.volumes
         self.mass = operator.mass
         self.labels, self.n_components, anchored = _components(operator)
         self.floating = np.flatnonzero(~np.asarray(anchored, dtype=bool))
@@ -130,7 +133,11 @@ class _System:
             if g.shape[axis] > 2 or self.periodic[axis]:
                 self.degree += _cut(g, axis, slice(None, -1)) + _cut(g, axis, slice(1, None))
         self.scale = np.where(self.degree > 0, self.degree, 1.0)
+        extent = [float(f(x)) for x in (self.scale[self.free], self.volumes) for f in (np.min, np.max)] or [1.0]
+        self.tame = min(extent) > 1e-100 and max(extent) < 1e100  # squares stay inside the range of doubles
         self.content_factor = self._content_factor()
+        self.smallest = float(self.volumes[self.free].min()) if self.free.any() else 1.0
+        self._forcing = None
         self.separable = _comparison(self)
         self._general = None
 
@@ -158,8 +165,13 @@ class _System:
         spread = 2 * self.degree * a - self.apply(a)  # (|K| |u|): off-diagonal entries taken positive
         return _RESIDUAL_SLACK * (np.abs(forcing) + np.maximum(spread, self.degree * a))
 
-    def residual(self, u, forcing):
-        return np.where(self.free, forcing - self.apply(u), 0.0)
+    def residual(self, u, forcing) -> tuple[np.ndarray, float]:
+        """F - K u, and a bound of its rounding errors in the norm ``sqrt(sum rho^2 / V)``."""
+        r, rows = np.empty(u.shape), np.empty(u.shape[0] * u.shape[1])
+        kernels.residual(
+            *self.conductances, self.diagonal, self.free, self.periodic, self.inverse_volumes, forcing, u, _RESIDUAL_SLACK, r, rows
+        )  # fmt: skip
+        return r, math.sqrt(_sum(rows)) * (1 + _SUM_SLACK)
 
     def sums(self, a):
         """Sum of `a` over each floating component."""
@@ -172,9 +184,23 @@ class _System:
         per_component[self.floating] = amounts
         return np.where(self.free, per_component[np.maximum(self.labels, 0)] * weights, 0.0)
 
-    def balanced(self, forcing):
+    def norm(self, a) -> float:
+        """sqrt(sum V a^2), never too small."""
+        rows = np.empty(a.shape[0] * a.shape[1])
+        kernels.squares(self.volumes, a, rows)
+        return math.sqrt(_sum(rows)) * (1 + _SUM_SLACK)
+
+    def forcing(self, operator) -> tuple[np.ndarray, float]:
+        """F with the rounding of its imbalance evened out, and the size of the field that it drives."""
+        if self._forcing is None:
+            forcing = self._balanced(np.asarray(operator.forcing(0.0), dtype=float))
+            self._forcing = forcing, float((np.abs(forcing) / self.scale).max())
+        return self._forcing
+
+    def _balanced(self, forcing):
         """The forcing with the rounding of its imbalance spread by mass; an error where it has no equilibrium."""
-        forcing = np.where(self.free, forcing, 0.0)
+        if not self.free.all():
+            forcing = np.where(self.free, forcing, 0.0)
         if not self.floating.size:
             return forcing
         excess, size, content = self.sums(forcing), self.sums(np.abs(forcing)), self.sums(self.mass)
@@ -250,45 +276,42 @@ def _enclose(system: _System, v, forcing, steps: int):
         steps = max(steps, 3)
     if way is None or not way.lowest > 0:
         return None
-    r = system.residual(v, forcing)
-    if not np.isfinite(r).all():
+    r, hidden = system.residual(v, forcing)
+    if not (system.tame and math.isfinite(hidden)):
         return None
-    u = v
+    u, d = v, None
     if steps:
         preconditioner: _Separable | _Comparison = way
         if way.contrast > _MILD:
             preconditioner = system.general()
             way.lowest = max(way.lowest, preconditioner.lowest)  # both are proved; the contrast weakens the first
         u = v + _conjugate_gradients(system, preconditioner, r, steps)
-        r = system.residual(u, forcing)
-    d = u - v
-    slack = 1 + _SUM_SLACK
+        r, hidden = system.residual(u, forcing)
+        d = u - v
+    slack, factor, root = 1 + _SUM_SLACK, system.content_factor, math.sqrt(way.lowest)
     # what rounding may have hidden: in r, and in the subtraction d = u - v
-    hidden = _root_sum(1 / system.volumes, system.rounding(u, forcing)) * slack
-    allowance = hidden / math.sqrt(way.lowest) + 2 * _EPS * math.sqrt(2 * _sum(system.degree * d * d))
-    lost = 2 * _EPS * _root_sum(system.volumes, d) + system.content_factor * hidden / way.lowest
     if system.floating.size:
-        lost += 4 * _EPS * _root_sum(system.volumes, u)  # rounding of the content itself
-    lower, upper, z = way.enclose(system.even(r))  # of s' K^-1 s
-    cross = 2 * _sum(d * r)
-    cross_slack = _SUM_SLACK * _sum(np.abs(d * r)) * 2
-    done = system.energy(d)
-    energy = math.sqrt(max(0.0, done * slack + cross + cross_slack + upper)) + allowance
-    least = math.sqrt(max(0.0, done / slack + cross - cross_slack + lower)) / slack - allowance
-    # e = d + (K^-1 s); K^-1 s = a z + rest, where a z is its energy projection on z, so |rest|^2 = |K^-1 s|^2 - |a z|^2
-    root = math.sqrt(way.lowest)
-    norm = lambda a: _root_sum(system.volumes, a) * slack  # noqa: E731
-    rest = math.sqrt(max(0.0, upper - lower + _SUM_SLACK * upper))
-    l2 = (
-        min(
-            norm(d) + system.content_factor * math.sqrt(upper) / root,
-            norm(d + system.centred(z)) + system.content_factor * rest / root,
-            system.content_factor * energy / root,
-        )
-        + lost
-    )
-    linf = min(l2 / math.sqrt(float(system.volumes[system.free].min())), way.largest(d, system, r, u, forcing))
-    if not math.isfinite(energy):
+        hidden *= 1 + factor  # what evening out takes from r is rounding too
+    allowance = hidden / root
+    lost = factor * hidden / way.lowest
+    if system.floating.size:
+        lost += 4 * _EPS * system.norm(u)  # rounding of the content itself
+    lower, upper, z = way.enclose(system.even(r))  # of s' K^-1 s, and the part of K^-1 s along z
+    # |K^-1 s|^2 splits into the part along z and a rest, in energy
+    rest = factor * math.sqrt(max(0.0, upper - lower + _SUM_SLACK * upper)) / root
+    if d is None:
+        energy, least = math.sqrt(upper) + allowance, math.sqrt(lower) / slack - allowance
+        l2 = min(system.norm(system.centred(z)) + rest, factor * energy / root) + lost
+    else:
+        allowance += 2 * _EPS * math.sqrt(2 * _sum(system.degree * d * d))
+        lost += 2 * _EPS * system.norm(d)
+        cross, cross_slack, done = 2 * _sum(d * r), 2 * _SUM_SLACK * _sum(np.abs(d * r)), system.energy(d)
+        energy = math.sqrt(max(0.0, done * slack + cross + cross_slack + upper)) + allowance
+        least = math.sqrt(max(0.0, done / slack + cross - cross_slack + lower)) / slack - allowance
+        around = (system.norm(d) + factor * math.sqrt(upper) / root, system.norm(d + system.centred(z)) + rest)
+        l2 = min(*around, factor * energy / root) + lost
+    linf = min(l2 / math.sqrt(system.smallest), way.largest(d, system, r, u, forcing))
+    if not (math.isfinite(energy) and math.isfinite(l2)):
         return None
     return max(0.0, least), energy * slack, l2 * slack, linf, u, steps
 
@@ -322,94 +345,74 @@ class _Separable:
     """``L = sum_a D_a (T_a x W_b x W_c) + s (W_a x W_b x W_c)``, T tridiagonal, W diagonal; inverted by bases."""
 
     def __init__(self, system: _System, axes, shift: float):
-        self.system = system
-        self.axes = axes
-        self.shift = shift
-        weights = [np.asarray(axis.weights).reshape(_along(a)) for a, axis in enumerate(axes)]
-        self.cross = [math.prod(weights[:a] + weights[a + 1 :]) for a in range(3)]
-        self.weights = math.prod(weights)
-        self.faces = [axis.scale * axis.faces.reshape(_along(a)) * self.cross[a] for a, axis in enumerate(axes)]
-        self.walls = shift * self.weights
-        for a, axis in enumerate(axes):
-            self.walls = self.walls + axis.scale * axis.walls.reshape(_along(a)) * self.cross[a]
-        self.walls = np.broadcast_to(self.walls, system.volumes.shape)
-        least, most = math.inf, 0.0
-        for a in range(3):
-            if axes[a].n > 1:
-                ratio = _inner(system.conductances[a], a, system.periodic[a]) / _inner(
-                    self.faces[a], a, system.periodic[a]
-                )
-                least, most = min(least, float(ratio.min())), max(most, float(ratio.max()))
-        anchored = self.walls > 0
-        if anchored.any():
-            ratio = system.diagonal[anchored] / self.walls[anchored]
-            least, most = min(least, float(ratio.min())), max(most, float(ratio.max()))
-        extra = (system.diagonal > 0) & ~anchored
-        self.floats = not anchored.any()
+        self.system, self.axes, self.shift = system, axes, shift
+        self.faces = tuple(axis.scale * axis.faces for axis in axes)
+        self.walls = tuple(axis.scale * axis.walls for axis in axes)
+        self.weights = tuple(axis.weights for axis in axes)
+        rows = np.empty((system.free.shape[0] * system.free.shape[1], 3))
+        kernels.extremes(
+            *system.conductances, system.diagonal, system.periodic, *self.faces, *self.walls, *self.weights, shift, rows
+        )
+        least, most = float(rows[:, 0].min()), float(rows[:, 1].max())
+        self.floats = shift == 0 and not any(w.any() for w in self.walls)
         self.least = least * (1 - 16 * _EPS)
-        self.contrast = math.inf if extra.any() or not least > 0 else most / least
+        self.contrast = math.inf if rows[:, 2].any() or not least > 0 else most / least
 
     def prepare(self) -> "_Separable | None":
         """Build the bases and the eigenvalue bound; None where they are not worth it or cannot be trusted."""
-        if not (self.least > 0 and all(axis.n <= _LARGEST_BASIS or axis.n == 1 for axis in self.axes)):
+        if not (self.least > 0 and all(axis.affordable for axis in self.axes)):
             return None
         self.bases = [axis.basis() for axis in self.axes]
-        values = [
-            axis.scale * basis.values.reshape(_along(a))
-            for a, (axis, basis) in enumerate(zip(self.axes, self.bases, strict=True))
-        ]
-        self.eigenvalues = values[0] + values[1] + values[2] + self.shift
+        pairs = list(zip(self.axes, self.bases, strict=True))
+        eigenvalues = (
+            sum(axis.scale * basis.values.reshape(_along(a)) for a, (axis, basis) in enumerate(pairs)) + self.shift
+        )
         if self.floats:
-            self.eigenvalues[0, 0, 0] = math.inf  # the constant: balanced residuals have no part in it
-            gaps = [axis.scale * basis.gap for axis, basis in zip(self.axes, self.bases, strict=True) if axis.n > 1]
-            lowest = min(gaps, default=math.inf)
+            eigenvalues[0, 0, 0] = math.inf  # the constant: balanced residuals have no part in it
+            lowest = min((axis.scale * basis.gap for axis, basis in pairs if axis.n > 1), default=math.inf)
         else:
-            lowest = (
-                sum(axis.scale * basis.lowest for axis, basis in zip(self.axes, self.bases, strict=True)) + self.shift
-            )
-        heaviest = float((self.system.volumes / self.weights).max())
-        self.lowest = self.least * lowest / heaviest * (1 - 1e-12)
-        return self if self.lowest > 0 else None
+            lowest = sum(axis.scale * basis.lowest for axis, basis in pairs) + self.shift
+        product = math.prod(w.reshape(_along(a)) for a, w in enumerate(self.weights))
+        # in units of their own; single precision where it holds them: the flow's defect is measured, not assumed
+        finite = eigenvalues[np.isfinite(eigenvalues)]
+        self.unit = float(finite.min(initial=math.inf))
+        single = float(finite.max(initial=0.0)) < _SINGLE * self.unit
+        self.inverses = (self.unit / eigenvalues).astype(np.float32 if single else np.float64)
+        even = product.min() == product.max()
+        self.root = math.sqrt(float(product.max())) if even else np.sqrt(product)
+        self.lowest = self.least * lowest / float((self.system.volumes / product).max()) * (1 - 1e-12)
+        return self if self.lowest > 0 and math.isfinite(self.unit) else None
 
     def solve(self, r):
-        """L^-1 r; where L floats, the solution of zero mean (r balanced)."""
-        z = r
+        """L^-1 r, about; where L floats, the solution of zero mean (r balanced)."""
+        x = r / self.root
+        size = float(np.abs(x).max())
+        if not 0 < size < math.inf:
+            return np.zeros_like(r)
+        x = (x / size).astype(self.inverses.dtype)
         for a, basis in enumerate(self.bases):
-            z = basis.forward(z, a)
-        z = z / self.eigenvalues
+            x = basis.forward(x, a)
+        x *= self.inverses
         for a, basis in enumerate(self.bases):
-            z = basis.backward(z, a)
-        return z
+            x = basis.backward(x, a)
+        return x.astype(np.float64) * (size / self.unit) / self.root
 
     def enclose(self, s):
         """Lower and upper bound of ``s' K^-1 s``, and the multiple of L^-1 s that is closest to K^-1 s in energy."""
         system = self.system
         z = self.solve(s)
-        flow = 0.0
-        out = self.walls * z
-        size = np.abs(out)
-        positive = system.diagonal > 0
-        flow += _sum(out[positive] ** 2 / system.diagonal[positive])
-        work = _sum(system.diagonal * z * z)
-        divergence = out.copy()
-        for a in range(3):
-            if self.axes[a].n == 1:
-                continue
-            periodic = system.periodic[a]
-            g = _inner(system.conductances[a], a, periodic)
-            jump = _jumps(z, a, periodic)
-            p = _inner(self.faces[a], a, periodic) * jump
-            flow += _sum(p * p / g)
-            work += _sum(g * jump * jump)
-            _add_divergence(divergence, p, a, periodic)
-            _add_divergence(size, np.abs(p), a, periodic, sign=1)
+        rows = np.empty((z.shape[0] * z.shape[1], 5))
+        kernels.dual_energies(
+            *system.conductances, system.diagonal, system.periodic, system.inverse_volumes,
+            *self.faces, *self.walls, *self.weights, self.shift, s, z, _RESIDUAL_SLACK, rows,
+        )  # fmt: skip
+        flow, work, power, spread, missed = (_sum(column) for column in rows.T)
         # what the flow misses of s, rounding of its own evaluation included, is bounded by the lowest eigenvalue
-        missed = _root_sum(1 / system.volumes, np.abs(s - divergence) + _RESIDUAL_SLACK * (np.abs(s) + size))
         slack = 1 + _SUM_SLACK
-        upper = (math.sqrt(flow) + missed / math.sqrt(self.lowest)) ** 2 * slack
+        upper = (math.sqrt(flow) + math.sqrt(missed / self.lowest)) ** 2 * slack
         if not work > 0:
             return 0.0, upper, z
-        power = abs(_sum(s * z)) - _SUM_SLACK * _sum(np.abs(s * z))
+        power = abs(power) - _SUM_SLACK * spread
         lower = max(0.0, power) ** 2 / (work * slack)
         return min(lower, upper), upper, z * (power / work)
 
@@ -440,20 +443,37 @@ class _Axis:
         w[-1] += self.hi
         return w
 
-    def basis(self) -> "_Basis":
-        return _basis(self.weights.tobytes(), self.faces.tobytes(), self.lo, self.hi, self.periodic)
+    @property
+    def kind(self) -> str | None:
+        """Name of the transform that diagonalises equal cells; None where there is none."""
+        f = self.faces[1:-1]
+        if self.n < 3 or self.periodic or np.ptp(self.weights) > 0 or np.ptp(f) > 1e-13 * f[0]:
+            return None
+        ends = []
+        for wall in (self.lo, self.hi):
+            name = "flux" if wall == 0 else "value" if abs(wall - 2 * f[0]) <= 1e-13 * f[0] else None
+            ends.append(name)
+        return None if None in ends else "-".join(ends)
+
+    @property
+    def affordable(self) -> bool:
+        return self.n <= _LARGEST_BASIS or self.kind is not None
+
+    def basis(self) -> "_Dense | _Transform":
+        if self.n > _TRANSFORM_FROM and self.kind is not None:
+            return _Transform(self.kind, self.n, float(self.faces[1]) / float(self.weights[0]))
+        return _dense(self.weights.tobytes(), self.faces.tobytes(), self.lo, self.hi, self.periodic)
 
 
-class _Basis:
-    """Q with Q' W Q = 1 and Q' T Q = diag(values); `lowest` and `gap` never exceed the first and second eigenvalue."""
+class _Dense:
+    """Orthonormal eigenvectors of W^-1/2 T W^-1/2; `lowest` and `gap` never exceed the first and second eigenvalue."""
 
     def __init__(self, weights, faces, lo, hi, periodic):
         n = len(weights)
-        self.identity = n == 1
-        if self.identity:
+        if n == 1:
+            self.q = None
             self.values = np.array([(lo + hi) / weights[0]])
-            self.q = np.ones((1, 1)) / math.sqrt(weights[0])
-            self.lowest, self.gap = self.values[0] * (1 - 4 * _EPS), math.inf
+            self.lowest, self.gap = float(self.values[0]) * (1 - 4 * _EPS), math.inf
             return
         matrix = np.zeros((n, n))
         i = np.arange(n - 1)
@@ -467,7 +487,7 @@ class _Basis:
         matrix[np.arange(n), np.arange(n)] = diagonal
         root = np.sqrt(weights)
         values, vectors = np.linalg.eigh(matrix / np.outer(root, root))
-        self.q = vectors / root[:, None]
+        self.q = {kind: np.ascontiguousarray(vectors.astype(kind)) for kind in ("f4", "f8")}
         self.values = np.maximum(values, 0.0)
         # an eigenvalue lies within ||T q - value W q|| of the computed one; this is far above the rounding of eigh
         error = 64 * n * _EPS * float(np.abs(values).max())
@@ -481,37 +501,61 @@ class _Basis:
             ratio = float((applied / (weights * x)).min()) if (x > 0).all() else 0.0  # Collatz-Wielandt
             self.lowest = max(0.0, ratio, float(values[0]) - error)
 
-    def forward(self, r, axis):
-        return _multiply(self.q.T, r, axis) if not self.identity else r * self.q[0, 0]
+    def forward(self, x, axis):
+        return x if self.q is None else _multiply(self.q[x.dtype.str[1:]].T, x, axis)
 
-    def backward(self, r, axis):
-        return _multiply(self.q, r, axis) if not self.identity else r * self.q[0, 0]
+    def backward(self, x, axis):
+        return x if self.q is None else _multiply(self.q[x.dtype.str[1:]], x, axis)
+
+
+class _Transform:
+    """The same for equal cells between value and flux sides: sine and cosine transforms with known eigenvalues."""
+
+    def __init__(self, kind: str, n: int, strength: float):
+        self.name, self.type = {
+            "value-value": ("dst", 2),
+            "flux-flux": ("dct", 2),
+            "value-flux": ("dst", 4),
+            "flux-value": ("dct", 4),
+        }[kind]
+        k = np.arange(n)
+        angles = {"value-value": (k + 1) / (2 * n), "flux-flux": k / (2 * n)}.get(kind, (2 * k + 1) / (4 * n))
+        self.values = 4 * strength * np.sin(np.pi * angles) ** 2
+        self.lowest, self.gap = (float(v) * (1 - 1e-12) for v in self.values[:2])
+
+    def forward(self, x, axis):
+        import scipy.fft
+
+        return getattr(scipy.fft, self.name)(x, self.type, axis=axis, norm="ortho", overwrite_x=True)
+
+    def backward(self, x, axis):
+        import scipy.fft
+
+        return getattr(scipy.fft, f"i{self.name}")(x, self.type, axis=axis, norm="ortho", overwrite_x=True)
 
 
 @lru_cache(maxsize=64)
-def _basis(weights: bytes, faces: bytes, lo: float, hi: float, periodic: bool) -> _Basis:
-    return _Basis(np.frombuffer(weights), np.frombuffer(faces), lo, hi, periodic)
+def _dense(weights: bytes, faces: bytes, lo: float, hi: float, periodic: bool) -> _Dense:
+    return _Dense(np.frombuffer(weights), np.frombuffer(faces), lo, hi, periodic)
 
 
 def _comparison(system: _System) -> _Separable | None:
     """The comparison operator: constant D per axis; with profiles along the axes where that is much closer (layers)."""
     if not system.free.all() or system.n_components != 1:
         return None
-    if any(n > _LARGEST_BASIS for n in system.free.shape):
-        return None
     grid, periodic, shape = system.operator.grid, system.periodic, system.free.shape
     weights, faces, ends = _geometry(grid, periodic, shape)
-    if any(not (_inner(g, a, periodic[a]) > 0).all() for a, g in enumerate(system.conductances) if shape[a] > 1):
-        return None
-    logs = [
-        np.log(_inner(g, a, periodic[a]) / _inner(_outer(faces[a], weights, a), a, periodic[a]))
-        if shape[a] > 1
-        else None
+    ratios = [
+        _inner(g, a, periodic[a]) / _inner(_outer(faces[a], weights, a), a, periodic[a]) if shape[a] > 1 else None
         for a, g in enumerate(system.conductances)
     ]
-    flat = _assemble(system, weights, faces, ends, [0.0 if x is None else _middle(x) for x in logs])
+    ranges = [(1.0, 1.0) if x is None else (float(x.min()), float(x.max())) for x in ratios]
+    if any(not low > 0 for low, _ in ranges):
+        return None
+    flat = _assemble(system, weights, faces, ends, [0.5 * (math.log(low) + math.log(high)) for low, high in ranges])
     if flat is not None and flat.contrast <= _LAYERED:
         return flat.prepare()
+    logs = [None if x is None else np.log(x) for x in ratios]
     layered = _assemble(system, *_profiles(logs, weights, faces, ends, periodic))
     best = flat
     if layered is not None and (flat is None or layered.contrast < 0.25 * flat.contrast):
@@ -768,8 +812,8 @@ def _require_linear_and_steady(operator) -> None:
         )
 
 
-def _nothing(improved, steps) -> Bound:
-    return Bound(0.0, math.inf, math.inf, math.inf, math.inf, steps, improved)
+def _nothing(operator, v, steps) -> Bound:
+    return Bound(0.0, math.inf, math.inf, math.inf, math.inf, steps, operator.unpad(v))
 
 
 def _along(axis: int) -> tuple[int, ...]:
@@ -797,16 +841,6 @@ def _jumps(u, axis, periodic):
     if periodic:
         return u - np.roll(u, 1, axis)
     return np.diff(u, axis=axis)
-
-
-def _add_divergence(out, p, axis, periodic, sign=-1):
-    """Add the flow p = l (u_i - u_(i-1)) that leaves cell i and enters cell i - 1 (`sign` = 1 adds sizes)."""
-    if periodic:
-        out += p
-        out += sign * np.roll(p, -1, axis)
-    else:
-        _cut(out, axis, slice(1, None))[...] += p
-        _cut(out, axis, slice(None, -1))[...] += sign * p
 
 
 def _multiply(q, r, axis):
