@@ -626,24 +626,30 @@ def animation(trajectory: Trajectory, path: str | Path, *, frames_per_second: fl
     shown = [_slice(grid, trajectory.u[k]) for k in chosen]
     norm = _scale(shown)
     if grid.ndim == 1:
-        (line,) = ax.plot(grid.centers[0], shown[0], color=BLUE)
+        (moving,) = ax.plot(grid.centers[0], shown[0], color=BLUE)
         room = 0.05 * (norm.vmax - norm.vmin)
         ax.set_ylim(norm.vmin - room, norm.vmax + room)
         ax.set(xlabel=f"{grid.axes[0]} [m]", ylabel=label)
         ax.grid(visible=True)
-        update: Callable[[np.ndarray], Any] = line.set_ydata
+        update: Callable[[np.ndarray], Any] = moving.set_ydata
     else:
-        image = _image(ax, grid, shown[0], (0, 1), norm)
-        figure.colorbar(image, ax=ax, label=label)
-        update = lambda u: image.set_array(np.ma.masked_invalid(u).T)  # noqa: E731
+        moving = _image(ax, grid, shown[0], (0, 1), norm)
+        figure.colorbar(moving, ax=ax, label=label)
+        update = lambda u: moving.set_array(np.ma.masked_invalid(u).T)  # noqa: E731
+    # axes, labels and colour bar are drawn once; a frame adds only what moves, and the frame line over it
+    ax.set_title(" ")
+    changing = [moving, ax.title, *ax.spines.values()]
+    for artist in changing:
+        artist.set_animated(True)
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
     pictures: list[Any] = []
     for k, u in zip(chosen, shown, strict=True):
         update(u)
-        ax.set_title(f"t = {trajectory.t[k]:.4g} s")
-        if not pictures:
-            canvas.draw()
-            figure.set_layout_engine("none")  # or labels of changing width would make the picture tremble
-        canvas.draw()
+        ax.title.set_text(f"t = {trajectory.t[k]:.4g} s")
+        canvas.restore_region(background)
+        for artist in changing:
+            ax.draw_artist(artist)
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     palette = Image.new("P", (1, 1))
     palette.putpalette(_animation_colours().ravel().tolist())
