@@ -26,6 +26,7 @@ from diffsim.operator import Operator, discretize
 from diffsim.problem import Problem
 
 FORCINGS = 3  # channels of the right-hand side: sources and losses, imposed values, imposed fluxes
+RESPONSE = 1 / 25  # root mean square of u in a unit square with D = f = 1 and zero sides: makes outputs about 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +165,7 @@ def _coefficients(operator: Operator, mean: float) -> np.ndarray:
 
 
 def _forcing(operator: Operator, mean: float) -> tuple[np.ndarray, float, float]:
-    """(channels (FORCINGS, *shape), scale, reference value)."""
+    """(channels (FORCINGS, *shape) of norm one, scale of u, reference value)."""
     shape = operator.grid.shape
     g, values, fluxes = _wall_sums(operator)
     problem = operator.problem
@@ -177,11 +178,11 @@ def _forcing(operator: Operator, mean: float) -> tuple[np.ndarray, float, float]
     n = max(shape)
     parts = np.stack([sources * n**2, values, fluxes * n]) / mean
     # Walls are 1/n of the cells: their weight n makes the norm that of the data per face, whatever the resolution.
-    scale = float(np.sqrt(np.mean(parts**2 * np.array([[1.0], [n], [n]]), axis=1).sum()))
+    norm = float(np.sqrt(np.mean(parts**2 * np.array([[1.0], [n], [n]]), axis=1).sum()))
     # What is left of the values after taking off a reference they are all equal to is rounding, not data.
     if np.abs(parts).max() <= 1e-13 * abs(reference) * max(g.max(initial=0.0) / mean, 1.0):
         return np.zeros((FORCINGS, *shape)), 0.0, reference
-    return (parts / scale).reshape(FORCINGS, *shape), scale, reference
+    return (parts / norm).reshape(FORCINGS, *shape), norm * RESPONSE, reference
 
 
 def from_frames(times: np.ndarray, frames: np.ndarray) -> Fields:

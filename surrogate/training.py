@@ -30,6 +30,7 @@ _CHOICES = {
     "precision": ("auto", "float32", "bfloat16"),
     "clock": ("wall", "cpu"),
 }
+_MAY_CHANGE = ("minutes ", "settings.threads ", "settings.clock ")  # from one session of a training to the next
 _FRACTIONS = ("weight_decay", "warmup", "curriculum", "average")
 
 
@@ -145,7 +146,8 @@ def train(
 
     The test split is not touched. With `out`, the model and the whole state of the training are kept there after every
     epoch, and the same call goes on where it ended: with `epochs`, to bitwise the weights an uninterrupted run gives
-    (same machine, torch and threads). Ctrl-C keeps the state and returns the best model so far.
+    (same machine, torch and threads). `minutes`, threads and clock may be others then.
+    Ctrl-C keeps the state and returns the best model so far.
 
     Parameters
     ----------
@@ -386,7 +388,7 @@ class _Run:
         needed = {"call", "counters", "elapsed", "random", "weights", "average", "best", "optimizer"}
         if missing := sorted(needed - state.keys()):
             raise StoreError(f"{folder / STATE} lacks {', '.join(missing)}; it is not the state of a training.")
-        if changes := _differences(state["call"], call):
+        if changes := [c for c in _differences(state["call"], call) if not c.startswith(_MAY_CHANGE)]:
             raise StoreError(
                 f"{folder} holds a training with other settings: {'; '.join(changes)}. Call it as before to resume, or "
                 f"give another folder."
@@ -400,8 +402,8 @@ class _Run:
             setattr(self, name, value)
         if self.best_error is None:
             self.best_error = math.inf
-        if self.status == "interrupted":
-            self.status = "running"
+        if self.status != "stopped":
+            self.status = "running"  # what is left of the budget decides
         torch.set_rng_state(state["random"])
         self.spent, self._started = state["elapsed"], self._clock()
 

@@ -116,7 +116,7 @@ def test_coefficients_and_forcing_determine_the_equilibrium(problem):
                 matrix[i, i] += g[cell]
                 if 0 <= other[axis] < shape[axis]:
                     matrix[i, index[tuple(other)]] -= g[cell]
-    rhs = f[0] / n**2 + f[1] + f[2] / n
+    rhs = (f[0] / n**2 + f[1] + f[2] / n) / fields.RESPONSE
     u = inputs.physical(np.linalg.solve(matrix, rhs.ravel()).reshape(1, 1, *shape))[0]
     operator = discretize(problem)
     exact = spsolve(operator.matrix().tocsc(), operator.forcing(0.0).ravel()).reshape(shape)

@@ -233,6 +233,9 @@ def test_minutes_end_a_training(tmp_path):
     assert model.history[-1]["lr"] < 0.05 * max(r["lr"] for r in model.history)  # the schedule fitted the budget
     again = sg.train(pairs(), minutes=0.02, out=tmp_path, **TINY)
     assert len(again.history) == len(model.history)
+    longer = sg.train(pairs(), minutes=0.03, out=tmp_path, **TINY)
+    assert longer.history[: len(model.history)] == model.history
+    assert len(longer.history) > len(model.history)
 
 
 def test_patience_ends_a_training_that_no_longer_improves():

@@ -98,7 +98,7 @@ class Residual:
         self.faces = torch.where(kinds < 0, torch.zeros_like(logs), logs.exp())
         self.diagonal = self.faces.sum(1, keepdim=True) + coefficients[:, 4 * self.ndim, None].expm1() / self.n**2
         self.walls = (kinds > 0).to(logs.dtype)
-        self.sources = forcing[:, :1] + self.n**2 * forcing[:, 1:2] + self.n * forcing[:, 2:3]
+        self.sources = (forcing[:, :1] + self.n**2 * forcing[:, 1:2] + self.n * forcing[:, 2:3]) / fields.RESPONSE
 
     def __call__(self, u: torch.Tensor) -> torch.Tensor:
         """(n, 1, *shape), for u of that shape."""
