@@ -155,6 +155,14 @@ def test_nonlinear_diffusivities_are_fitted_by_differences_and_it_is_said():
     assert fit.route == "differences" and "differences of whole runs" in fit.explain()
 
 
+@pytest.mark.parametrize("shape", [(5,), (1,), (2,), (4, 3), (2, 3, 2)], ids=str)
+def test_the_full_matrix_is_the_sparse_one(shape, rng):
+    grid = ds.Grid(shape=shape, lengths=(1.0,) * len(shape))
+    problem = ds.Problem(grid, rng.random(shape) + 0.1, loss=1.0, boundary={"x": ds.Periodic()})
+    posed = sensitivity.Posed(problem, np.empty((0, len(shape))))
+    np.testing.assert_allclose(posed.dense_stiffness, posed.stiffness.toarray(), rtol=0, atol=1e-13)
+
+
 def test_missing_readings_are_left_out():
     record = noisy(quenched, hump, [0.2, 0.5], TIMES, [0.6], 0.0)
     values = record.values.copy()
@@ -190,7 +198,7 @@ def test_intervals_cover_the_planted_value_as_often_as_they_say():
     generator, inside = np.random.default_rng(2024), 0
     for _ in range(2000):
         record = ds.Observations(points, times, clean + 0.02 * generator.normal(size=clean.shape))
-        low, high = ds.fit(of, hump, record, guess=[0.5]).interval[0]
+        low, high = ds.fit(of, hump, record, guess=[truth]).interval[0]
         inside += low <= truth <= high
     assert 1867 <= inside <= 1931
 

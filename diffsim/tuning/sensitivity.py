@@ -13,6 +13,7 @@ third-order L-stable scheme, whose own derivative is taken.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -35,7 +36,8 @@ _FACTORED_CELLS = 40_000
 _BATCH_NUMBERS = 1 << 20  # forces held at once
 _TIME_TOLERANCE = 1e-5  # of the span of the readings: error of the stepping
 _SIMULATE_TOLERANCE = 1e-6
-_STIFF = 1e6
+# scheme of nonlinear runs by rho(A) times duration: Picard iterations pay only where explicit stages would be very many
+_NONLINEAR = (("rk4", 3e3), ("rkc2", 1e6), ("tr-bdf2", math.inf))
 
 
 class Posed:
@@ -49,6 +51,25 @@ class Posed:
     @cached_property
     def stiffness(self):
         return self.operator.matrix()
+
+    @cached_property
+    def dense_stiffness(self) -> np.ndarray:
+        """K as a full matrix; for small problems much faster than by way of `stiffness`."""
+        operator = self.operator
+        if operator.cross is not None:
+            return self.stiffness.toarray()
+        index = np.arange(self.mass.size).reshape(operator.shape)
+        matrix = np.diag(operator.diagonal.ravel())
+        for axis, conductance in enumerate(operator.conductances):
+            n = operator.shape[axis]
+            last = n if operator.periodic[axis] and n > 1 else n - 1  # the face after cell k joins it to cell k + 1
+            left = np.take(index, np.arange(last), axis=axis).ravel()
+            right = np.take(index, (np.arange(last) + 1) % n, axis=axis).ravel()
+            g = np.take(conductance, np.arange(1, last + 1), axis=axis).ravel()
+            for i, j in ((left, right), (right, left)):
+                matrix[i, i] += g
+                matrix[i, j] -= g
+        return matrix
 
     def forces(self, times: np.ndarray) -> np.ndarray:
         """F at many times, (n, N)."""
@@ -206,7 +227,7 @@ class Model:
 
         def scaled(p: Posed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             r = np.sqrt(p.mass)
-            return p.stiffness.toarray() / np.outer(r, r), p.operator.forcing.base.ravel() / r, r * initial
+            return p.dense_stiffness / np.outer(r, r), p.operator.forcing.base.ravel() / r, r * initial
 
         b, f, y0 = scaled(posed)
         rates, q = np.linalg.eigh(b)
@@ -283,9 +304,8 @@ class Model:
         problem, times = self._pose(theta), self.observations.times
         frames = np.unique(np.append(self.begin, times))
         until = float(times[-1])
-        # Picard iterations pay only where an explicit method would need very many stages
-        stiff = self._first_rate(problem) * (until - self.begin) > _STIFF and problem.reaction is None
-        scheme = "tr-bdf2" if stiff else "rkc2"
+        work = self._first_rate(problem) * (until - self.begin)
+        scheme = next(name for name, most in _NONLINEAR if work <= most)
         run = simulate(
             problem, self.initial, until, scheme=scheme, tol=_SIMULATE_TOLERANCE, save=frames, progress=False
         )
