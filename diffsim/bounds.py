@@ -376,11 +376,13 @@ class _Separable:
         # in units of their own; single precision where it holds them: the flow's defect is measured, not assumed
         finite = eigenvalues[np.isfinite(eigenvalues)]
         self.unit = float(finite.min(initial=math.inf))
-        single = float(finite.max(initial=0.0)) < _SINGLE * self.unit
-        self.inverses = (self.unit / eigenvalues).astype(np.float32 if single else np.float64)
         even = product.min() == product.max()
+        single = even and float(finite.max(initial=0.0)) < _SINGLE * self.unit
+        self.inverses = (self.unit / eigenvalues).astype(np.float32 if single else np.float64)
         self.root = math.sqrt(float(product.max())) if even else np.sqrt(product)
-        self.lowest = self.least * lowest / float((self.system.volumes / product).max()) * (1 - 1e-12)
+        self.inverse_weights = np.ascontiguousarray(1 / product)
+        self.gentlest = self.least * lowest * (1 - 1e-12)  # of K over the weights; over the volumes:
+        self.lowest = self.gentlest / float((self.system.volumes / product).max()) * (1 - 1e-12)
         return self if self.lowest > 0 and math.isfinite(self.unit) else None
 
     def solve(self, r):
@@ -403,13 +405,13 @@ class _Separable:
         z = self.solve(s)
         rows = np.empty((z.shape[0] * z.shape[1], 5))
         kernels.dual_energies(
-            *system.conductances, system.diagonal, system.periodic, system.inverse_volumes,
+            *system.conductances, system.diagonal, system.periodic, self.inverse_weights,
             *self.faces, *self.walls, *self.weights, self.shift, s, z, _RESIDUAL_SLACK, rows,
         )  # fmt: skip
         flow, work, power, spread, missed = (_sum(column) for column in rows.T)
         # what the flow misses of s, rounding of its own evaluation included, is bounded by the lowest eigenvalue
         slack = 1 + _SUM_SLACK
-        upper = (math.sqrt(flow) + math.sqrt(missed / self.lowest)) ** 2 * slack
+        upper = (math.sqrt(flow) + math.sqrt(missed / self.gentlest)) ** 2 * slack
         if not work > 0:
             return 0.0, upper, z
         power = abs(power) - _SUM_SLACK * spread

@@ -68,14 +68,14 @@ def squares(weights, a, rows):
 
 @jit
 def dual_energies(
-    g0, g1, g2, diagonal, periodic, inverse_volumes,
+    g0, g1, g2, diagonal, periodic, inverse,
     faces0, faces1, faces2, walls0, walls1, walls2, weights0, weights1, weights2, shift,
     s, z, slack, rows,
 ):  # fmt: skip
     """Of the flow p = l grad z of a separable operator (see `bounds._Separable`), per row of `rows` (n0 n1, 5):
 
     0: ``sum p^2 / g + q^2 / w``  1: ``z'Kz``  2: ``s'z``  3: ``sum |s z|``
-    4: ``sum (|s - div p| + slack (|s| + sum |p|))^2 / V``, what the flow misses of s.
+    4: ``sum (|s - div p| + slack (|s| + sum |p|))^2 * inverse``, what the flow misses of s.
     """
     n0, n1, n2 = z.shape
     for i in range(n0):
@@ -132,7 +132,7 @@ def dual_energies(
                 power += here * c
                 spread += abs(here * c)
                 miss = abs(here - out) + slack * (abs(here) + size)
-                missed += miss * miss * inverse_volumes[i, j, k]
+                missed += miss * miss * inverse[i, j, k]
             row = i * n1 + j
             rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3], rows[row, 4] = flow, work, power, spread, missed
 
