@@ -323,6 +323,21 @@ def test_a_planted_rod_is_found_from_amplitude_and_phase(length, rng):
     assert fit.interval[0, 0] < 1.1e-4 < fit.interval[0, 1] and fit.interval[1, 0] < 0.4 < fit.interval[1, 1]
 
 
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"positions": [0.0, 0.2, 0.1]}, "increasing order"),
+        ({"positions": [0.0, 0.1]}, "three or more"),
+        ({"readings": np.zeros((4, 2))}, "readings have shape"),
+        ({"ambient": math.nan}, "ambient"),
+    ],
+)
+def test_records_that_are_not_of_a_rod_are_refused(changes, word):
+    arguments = {"positions": [0.0, 0.1, 0.2], "times": TIMES, "readings": np.zeros((4, 3)), "ambient": 20.0}
+    with pytest.raises(ds.ProblemError, match=word):
+        ds.fit_rod(**{**arguments, **changes})
+
+
 def test_a_record_without_decay_is_refused():
     with pytest.raises(ds.ProblemError, match="positive away from the heater"):
         ds.fit_angstrom([0.0, 1.0, 2.0], [1.0, 1.1, 1.2], [0.0, 0.1, 0.2], 1.0)
@@ -342,25 +357,13 @@ def test_the_measured_copper_strip(shared_data, tmp_path):
     assert (tmp_path / "strip.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_measured_rod(shared_data, tmp_path, every):
     """Aluminium rod heated in pulses: u_t = alpha u_xx - beta (u - u_a), the outer sensors drive the ends."""
     log = np.genfromtxt(shared_data / "rod" / "rod.csv", delimiter=",", encoding="utf-8-sig")
-    log = log[log[:, 0] <= 2900]
-    times, readings, outside = log[:, 0], log[:, 2:11:2], 21.63
-    readings = readings - readings[times <= 140].mean(axis=0) + outside
-    places = np.array([0.0502, 0.1000, 0.1495, 0.2008, 0.2509])
-    grid = ds.Grid(shape=(40,), lengths=(places[-1] - places[0],), origin=(places[0],))
-    ends = {
-        "x-": ds.Dirichlet(ds.TimeSeries(times, readings[:, 0])),
-        "x+": ds.Dirichlet(ds.TimeSeries(times, readings[:, -1])),
-    }
-
-    def of(theta):
-        return ds.Problem(grid, theta[0], loss=theta[1], ambient=outside, boundary=ends)
-
-    record = ds.Observations(places[1:-1], times[::every], readings[::every, 1:-1])
-    fit = ds.fit(of, outside, record, guess=[1e-4, 1e-3], names=["alpha", "beta"])
+    log = log[log[:, 0] <= 2900][::every]
+    places = [0.0502, 0.1000, 0.1495, 0.2008, 0.2509]
+    fit = ds.fit_rod(places, log[:, 0], log[:, 2:11:2], ambient=21.63, rest=140.0)
     assert fit.value[0] == pytest.approx(6.70e-5, rel=0.03)
     assert fit.value[1] == pytest.approx(1.16e-3, rel=0.05)
     assert fit.rms <= 0.42

@@ -4,6 +4,7 @@ from .fitting import Fit, fit
 from .harmonic import HarmonicFit, fit_angstrom, fit_harmonic, time_harmonic
 from .observations import Observations
 from .planning import Alternative, Plan, plan
+from .rod import fit_rod
 from .sweeping import OUTCOMES, Sweep, sweep
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "fit",
     "fit_angstrom",
     "fit_harmonic",
+    "fit_rod",
     "plan",
     "sweep",
     "time_harmonic",
