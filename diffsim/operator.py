@@ -14,203 +14,12 @@ import numpy as np
 from .boundary import wall_parts
 from .data import Data
 from .errors import ProblemError
+from .forcing import Forcing, Term, Wall
 from .problem import OfGradient, OfState, OfTime, PerAxis, Problem, Tensor
+from .uniform import Uniform, UniformSide
 
 _SWEEPS = 40  # power iterations behind a bound of rho(A)
 _ROUNDING = 64 * np.finfo(float).eps  # more than a row sum of a stencil can lose
-
-
-@dataclass(frozen=True, eq=False)
-class Wall:
-    """Wall faces of one kind on one side: flow into cell i is ``g (value - u_i) + flux * area``."""
-
-    side: str
-    cells: np.ndarray  # (m,) flat indices of the cells behind the faces
-    area: np.ndarray  # (m,)
-    half: np.ndarray  # (m,) conductance from the cell centre to the wall
-    g: np.ndarray  # (m,) conductance from the cell centre to the outer value
-    places: np.ndarray  # (m,) positions of the faces in the flattened side (-1 on voids)
-    value: Data
-    flux: Data
-
-    def data_at(self, data: Data, t: float) -> np.ndarray:
-        """A side's datum on these faces at time t, (m,)."""
-        value = data(t)
-        if np.ndim(value) == 0:
-            return np.full(self.cells.size, value)
-        return np.ravel(value)[self.places]
-
-    def inflow(self, u: np.ndarray, t: float) -> np.ndarray:
-        """Flow into the domain through each face, (m,), for the flat field u."""
-        result = self.data_at(self.flux, t) * self.area
-        conducting = self.g > 0
-        result[conducting] += (self.g * (self.data_at(self.value, t) - u[self.cells]))[conducting]
-        return result
-
-    def wall_values(self, u: np.ndarray, t: float) -> np.ndarray:
-        """Values at the wall itself, (m,): one half cell from the centre along the flow."""
-        return u[self.cells] + np.divide(
-            self.inflow(u, t), self.half, out=np.zeros_like(self.half), where=self.half > 0
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Term:
-    """``weight * data(t)`` added to the forcing of `cells`; `places` picks from array data (None: the data is padded like F)."""
-
-    cells: Any  # flat indices, or slice(None)
-    weight: np.ndarray
-    data: Data
-    places: np.ndarray | None
-
-    def add(self, t: float, out: np.ndarray) -> None:
-        value = self.data(t)
-        if np.ndim(value):
-            value = np.ravel(value) if self.places is None else np.ravel(value)[self.places]
-        if isinstance(self.cells, slice):
-            out += self.weight * value
-        else:
-            np.add.at(out, self.cells, self.weight * value)
-
-
-class Forcing:
-    """F(t): a steady part and terms ``pattern * signal(t)``."""
-
-    def __init__(self, shape: tuple[int, int, int], terms: list[_Term]):
-        self.shape = shape
-        self._moving = [term for term in terms if not term.data.constant]
-        base = np.zeros(math.prod(shape))
-        for term in terms:
-            if term.data.constant:
-                term.add(0.0, base)
-        self.base = base.reshape(shape)
-        self.zero = self.constant and not base.any()
-
-    @property
-    def constant(self) -> bool:
-        return not self._moving
-
-    def __call__(self, t: float) -> np.ndarray:
-        """F at time t, padded shape."""
-        if self.constant:
-            return self.base
-        out = self.base.copy()
-        for term in self._moving:
-            term.add(t, out.reshape(-1))
-        return out
-
-    @cached_property
-    def separable(self) -> bool:
-        """Every moving term is a fixed pattern times one number."""
-        return all(term.data.scalar for term in self._moving)
-
-    @cached_property
-    def patterns(self) -> np.ndarray:
-        """(p, *shape) patterns of a separable forcing."""
-        patterns = np.zeros((len(self._moving), math.prod(self.shape)))
-        for pattern, term in zip(patterns, self._moving, strict=True):
-            pattern[term.cells] = 0.0
-            if isinstance(term.cells, slice):
-                pattern += term.weight
-            else:
-                np.add.at(pattern, term.cells, term.weight)
-        return patterns.reshape(-1, *self.shape)
-
-    def table(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(base, patterns (p, *shape), amplitudes (len(times), p)) with F(t_k) = base + sum_p amplitudes[k, p] patterns[p].
-
-        Where array data move in time the patterns are the moving parts at the given times: ask for few times then.
-        """
-        if self.separable:
-            amplitudes = np.empty((len(times), len(self._moving)))
-            for p, term in enumerate(self._moving):
-                amplitudes[:, p] = term.data.over(times)
-            return self.base, self.patterns, amplitudes
-        unique, inverse = np.unique(times, return_inverse=True)
-        patterns = np.stack([self(float(t)) - self.base for t in unique])
-        return self.base, patterns, np.eye(len(unique))[inverse]
-
-
-@dataclass(frozen=True)
-class UniformSide:
-    """What one side of a constant-coefficient box is."""
-
-    kind: str  # "value" | "flux" | "robin" | "periodic"
-    h: float  # conductance per area from the wall to the outer value; inf for a value, 0 for a flux
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """Facts of a constant-coefficient box, per padded axis (axes of length 1 that pad the grid have kind "flux")."""
-
-    shape: tuple[int, int, int]
-    diffusivity: tuple[float, ...]
-    capacity: float
-    loss: float
-    spacing: tuple[float, ...]
-    sides: tuple[tuple[UniformSide, UniformSide], ...]
-
-    @property
-    def transformable(self) -> bool:
-        """Each axis diagonalises by a sine, cosine or Fourier transform."""
-        return all(side.kind != "robin" for pair in self.sides for side in pair)
-
-    def kinds(self, axis: int) -> tuple[str, str]:
-        return self.sides[axis][0].kind, self.sides[axis][1].kind
-
-    def wall_factor(self, axis: int, end: int) -> float:
-        """Wall conductance over that of an inner face: 2 for a value, 0 for a flux, between for Robin; 1 periodic."""
-        side = self.sides[axis][end]
-        if side.kind == "periodic":
-            return 1.0
-        if side.kind == "value":
-            return 2.0
-        if side.h == 0:
-            return 0.0
-        d, h = self.diffusivity[axis], self.spacing[axis]
-        return (h / d) / (1 / side.h + h / (2 * d)) if d > 0 else 0.0
-
-    def axis_eigenvalues(self, axis: int) -> np.ndarray:
-        """Eigenvalues of -D d2/dx2 along the axis, (n,), in the mode order of the axis' transform.
-
-        Half-cell walls: value-value 4 D/h^2 sin^2(k pi / 2n), k = 1..n; flux-flux k = 0..n-1; mixed (2k + 1) pi / 4n;
-        periodic: frequencies of the real Fourier transform of length n, each counted once (n // 2 + 1 values).
-        """
-        n, d, h = self.shape[axis], self.diffusivity[axis], self.spacing[axis]
-        if n == 1 and self.kinds(axis)[0] == "periodic":
-            return np.zeros(1)
-        return 4 * d / h**2 * np.sin(self._angles(axis)) ** 2
-
-    def _angles(self, axis: int) -> np.ndarray:
-        n, kinds = self.shape[axis], self.kinds(axis)
-        if "robin" in kinds:
-            raise ProblemError("a Robin side has no closed-form modes; use the multigrid solver.")
-        if kinds[0] == "periodic":
-            return np.pi * np.arange(n // 2 + 1) / n
-        if kinds == ("value", "value"):
-            return np.pi * np.arange(1, n + 1) / (2 * n)
-        if kinds == ("flux", "flux"):
-            return np.pi * np.arange(n) / (2 * n)
-        return np.pi * (2 * np.arange(n) + 1) / (4 * n)
-
-    @property
-    def spectral_radius(self) -> float:
-        """rho(A) in closed form [1/s]: the largest axis eigenvalues add up."""
-        return (sum(float(self.axis_eigenvalues(a).max()) for a in range(3)) + self.loss) / self.capacity
-
-    @property
-    def max_diagonal(self) -> float:
-        """max A_ii in closed form [1/s]; the widest stencil of each axis adds up."""
-        total = self.loss
-        for axis in range(3):
-            n = self.shape[axis]
-            lo, hi = (self.wall_factor(axis, end) for end in (0, 1))
-            if n == 1:
-                widest = 0.0 if self.kinds(axis)[0] == "periodic" else lo + hi
-            else:
-                widest = max(1 + lo, 1 + hi, 2.0 if n > 2 else 0.0)
-            total += widest * self.diffusivity[axis] / self.spacing[axis] ** 2
-        return total / self.capacity
 
 
 @dataclass(frozen=True)
@@ -615,15 +424,15 @@ class Operator:
         for wall in self.walls:
             array_value = None if wall.value.scalar else wall.places
             array_flux = None if wall.flux.scalar else wall.places
-            terms.append(_Term(wall.cells, wall.g, wall.value, array_value))
-            terms.append(_Term(wall.cells, wall.area, wall.flux, array_flux))
+            terms.append(Term(wall.cells, wall.g, wall.value, array_value))
+            terms.append(Term(wall.cells, wall.area, wall.flux, array_flux))
         everywhere = slice(None)
         volumes = self.volumes.reshape(-1)
         if np.any(problem.loss):
             weight = volumes * np.ravel(np.broadcast_to(problem.loss, self.grid.shape))
-            terms.append(_Term(everywhere, weight, problem.ambient, None))
+            terms.append(Term(everywhere, weight, problem.ambient, None))
         if not (problem.source.constant and not np.any(problem.source.steady)):
-            terms.append(_Term(everywhere, volumes, problem.source, None))
+            terms.append(Term(everywhere, volumes, problem.source, None))
         return Forcing(self.shape, terms)
 
     # --- constant-coefficient box -----------------------------------------------------------------------------------
@@ -734,7 +543,7 @@ class Operator:
             if self.cross is not None:
                 y += 2 * self._cross_rows * x.max() / self.mass
             previous, best = best, min(best, float((y / x).max()))
-            if previous - best < 1e-7 * best and previous < self._gershgorin:
+            if previous - best < 1e-7 * best and best < self._gershgorin * (1 - 1e-9):
                 break
             # the floor keeps x > 0 everywhere, also where a component has died out
             x = np.maximum(y / y.max(), 1e-12)

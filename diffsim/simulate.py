@@ -319,8 +319,8 @@ def _require_patience(problem, scheme: Scheme, step: float | None, operator: Ope
         scale = max(problem.grid.lengths) ** 2 * np.max(problem.capacity) / fastest
         if duration > _LONG * scale:
             warnings.warn(
-                f"until lies {duration / scale:.2g} x L^2 c / D away (L = {max(problem.grid.lengths):g}, D = {fastest:g}): everything "
-                "is at rest long before. Check the units, or ask for the equilibrium.",
+                f"until lies {duration / scale:.2g} x L^2 c / D away (L = {max(problem.grid.lengths):g}, D = {fastest:g}): "
+                "everything is at rest long before. Check the units, or ask for the equilibrium.",
                 stacklevel=3,
             )
     if step is None and not (scheme.explicit and scheme.stages is not None):
@@ -328,8 +328,8 @@ def _require_patience(problem, scheme: Scheme, step: float | None, operator: Ope
     size = step if step is not None else largest_good_step(operator, scheme)
     if duration / size > _MOST_STEPS:
         raise ProblemError(
-            f"{scheme.name} would take {duration / size:.2g} steps of {size:.3g} s to reach the end; at most {_MOST_STEPS:.0g} are begun. "
-            "Use scheme='auto', whose steps grow as the field settles, ask for the equilibrium, or check the units."
+            f"{scheme.name} would take {duration / size:.2g} steps of {size:.3g} s to reach the end; at most {_MOST_STEPS:.0g} "
+            "are begun. Use scheme='auto', whose steps grow as the field settles, ask for the equilibrium, or check the units."
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .operator import Uniform
+from .uniform import Uniform
 
 # (low side, high side) -> (transform of scipy.fft, type)
 _TRANSFORMS = {

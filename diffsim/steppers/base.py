@@ -1,0 +1,111 @@
+"""What every stepper shares: the system it advances, the work it counts, and the shape of a step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..operator import Operator, discretize
+from ..problem import Problem
+from ..schemes import Scheme
+
+
+@dataclass
+class Counts:
+    """Work done so far."""
+
+    steps: int = 0
+    stages: int = 0
+    solves: int = 0
+    iterations: int = 0
+    rejected: int = 0
+    limited_by: dict[str, int] = field(default_factory=lambda: {"stability": 0, "accuracy": 0, "save": 0})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A step not yet taken: the new state, what entered, and the estimated error field's rms (None: no estimate)."""
+
+    u: np.ndarray
+    gain: float
+    error: float | None
+
+
+class System:
+    """``m du/dt = -K u + F`` of a problem: one operator for steady coefficients, otherwise one per (t, u)."""
+
+    def __init__(self, problem: Problem, start: np.ndarray, t: float = 0.0):
+        self.problem = problem
+        self.steady = problem.steady_coefficients and problem.reaction is None
+        self.first = discretize(problem, t, start if problem.follows_state else None)
+        self.counts = Counts()
+
+    def at(self, t: float, u: np.ndarray) -> Operator:
+        """The operator at time t and padded state u."""
+        if self.problem.steady_coefficients:
+            return self.first
+        return discretize(self.problem, t, self.first.leave(u) if self.problem.follows_state else None)
+
+    def entered(self, operator: Operator, u: np.ndarray, t: float) -> float:
+        """sum_i (F_i - w_i u_i): flow through walls, sources and losses into the free cells."""
+        total = float((operator.forcing(t) - operator.diagonal * u).sum())
+        return total + float(np.sum(self.reaction(operator, u))) if self.problem.reaction else total
+
+    def reaction(self, operator: Operator, u: np.ndarray) -> np.ndarray:
+        """The reaction term, integrated over the cells."""
+        if self.problem.reaction is None:
+            return np.zeros(())
+        value = np.asarray(self.problem.reaction(operator.unpad(u)), dtype=float)
+        return operator.volumes * np.broadcast_to(value, operator.grid.shape).reshape(operator.shape)
+
+    def rate(self, t: float, u: np.ndarray) -> tuple[np.ndarray, float]:
+        """(du/dt, what enters per time) at (t, u) for any coefficients."""
+        operator = self.at(t, u)
+        self.counts.stages += 1
+        net = operator.forcing(t) - operator.apply(u) + self.reaction(operator, u)
+        return net / operator.mass, self.entered(operator, u, t)
+
+    def rms(self, u: np.ndarray) -> float:
+        """Mass-weighted root mean square over the free cells."""
+        m = self.first.mass
+        if self.first.all_free:
+            return math.sqrt(float((m * u * u).sum() / m.sum()))
+        free = self.first.free
+        return math.sqrt(float((m * u * u)[free].sum() / m[free].sum()))
+
+
+class Stepper:
+    """Base: `trial` makes one step; `advance` many equal ones, in place."""
+
+    def __init__(self, system: System, scheme: Scheme):
+        self.system = system
+        self.scheme: Any = scheme  # a row of the family that this stepper serves
+        self.operator = system.first
+        self.counts = system.counts
+
+    def trial(self, u: np.ndarray, t: float, dt: float) -> Trial:
+        """One step from (t, u), which stays as it is."""
+        raise NotImplementedError
+
+    def accept(self) -> None:
+        """The last trial was taken: schemes with memory remember it."""
+
+    def forget(self) -> None:
+        """Schemes with memory start afresh."""
+
+    def advance(self, u: np.ndarray, t: float, dt: float, n: int) -> float:
+        """n steps of dt from (t, u), in place; returns what entered."""
+        gain = 0.0
+        for k in range(n):
+            step = self.trial(u, t + k * dt, dt)
+            self.accept()
+            u[...] = step.u
+            gain += step.gain
+            self.counts.steps += 1
+        return gain
+
+    def estimate(self, error: np.ndarray) -> float:
+        return self.system.rms(error)
