@@ -22,6 +22,7 @@ from .grid import Grid
 from .problem import OfTime, PerAxis, Problem, Tensor
 
 SAFETY = 1.25  # factor of the grid convergence index on three grids (Roache 1994)
+FIELD = "field (L2)"  # its "values" are distances from the first level
 ROUNDING = 1e-9  # relative differences below this say nothing of an order
 
 
@@ -105,7 +106,8 @@ class Verification:
     def ok(self) -> bool:
         """Content, flows and field converge, or agree to rounding.
 
-        Extremes are reported but not judged: they are read at cell centres, which lie elsewhere on every grid.
+        Extremes are reported but not judged: they are read at cell centres, which lie elsewhere on every
+        grid.
         """
         judged = [c for c in (*self.space, *self.time) if c.name not in ("maximum", "minimum")]
         return all(c.settled or not math.isnan(c.order) for c in judged)
@@ -139,6 +141,8 @@ class Verification:
 
 
 def _line(c: Convergence) -> str:
+    if c.name == FIELD:
+        return f"  {c.name:<16} {'':>14}  {c.verdict:<14} estimated error {c.error:.2e} ({c.error / c.scale:.1e} relative)"
     return (
         f"  {c.name:<16} {c.values[0]:>14.7g}  {c.verdict:<14} estimated error {c.error:.2e} "
         f"({c.error / c.scale:.1e} relative), limit {c.limit:.7g}"
@@ -278,9 +282,7 @@ def _compare(measures, fields, problem: Problem, ratio: int) -> tuple[Convergenc
         math.sqrt(float(np.nansum(weight * (fields[k + 1] - fields[k]) ** 2) / weight.sum())) for k in (0, 1)
     ]
     # distances, not values: put so that the differences of the three "values" are them
-    result.append(
-        Convergence("field (L2)", (0.0, distance[0], distance[0] + distance[1]), float(ratio), span)
-    )
+    result.append(Convergence(FIELD, (0.0, distance[0], distance[0] + distance[1]), float(ratio), span))
     return tuple(result)
 
 

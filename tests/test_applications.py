@@ -1,5 +1,6 @@
 """Uses against published figures, closed forms and independent sums."""
 
+import importlib
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import diffsim as ds
 from diffsim import exact
-from diffsim.applications import Plate, material, materials
+from diffsim.applications import Plate, material, materials, sample_slice
 from diffsim.applications.images import edges_kept, noise_level
 
 # --- tortuosity and effective conductivity
@@ -261,11 +262,8 @@ def test_materials_agree_with_an_independent_table(shared_data):
 
 
 def test_wall_draws_itself(tmp_path):
-    import matplotlib.pyplot as plt
-
-    figure = ds.wall(LAYERS).plot(tmp_path / "wall.png")
+    ds.wall(LAYERS).plot(tmp_path / "wall.png")
     assert (tmp_path / "wall.png").stat().st_size > 5000
-    plt.close(figure)
 
 
 # --- chip
@@ -355,11 +353,7 @@ def test_ev6_has_its_hottest_cell_where_hotspot_finds_it(shared_data):
 
 @pytest.fixture(scope="module")
 def slice_of_a_head():
-    """An MRI slice that comes with matplotlib, 256 x 256, grey values 0 to 215 (stored big-endian)."""
-    from matplotlib.cbook import get_sample_data
-
-    with get_sample_data("s1045.ima.gz") as file:
-        return np.frombuffer(file.read(), ">u2").reshape(256, 256).astype(float)
+    return sample_slice()
 
 
 def test_noise_level_finds_the_noise_and_ignores_slopes():
@@ -407,3 +401,50 @@ def test_denoising_a_flat_image_or_a_wrong_one():
         ds.denoise(np.zeros(9))
     with pytest.raises(ds.ProblemError, match="NaN"):
         ds.denoise(np.full((8, 8), np.nan))
+
+
+# --- scripts
+# --------------------------------------------------------------------------------------------------------
+
+
+def run_script(name, *words):
+    return importlib.import_module(f"scripts.{name}").main([str(word) for word in words])
+
+
+def test_script_tortuosity(tmp_path, capsys):
+    image = random_image((10, 10, 10), 0.7)
+    np.save(tmp_path / "image.npy", image)
+    results = run_script("tortuosity", tmp_path / "image.npy", "--box", 8)
+    assert [r.tau for r in results] == [ds.tortuosity(image[:8, :8, :8], axis=a).tau for a in range(3)]
+    assert "axis 2: tau" in capsys.readouterr().out
+
+
+def test_script_wall(tmp_path, capsys):
+    section = run_script("wall", "--insulation", "polyurethane foam", "--out", tmp_path / "new" / "wall.png")
+    assert section.u_value == pytest.approx(
+        1 / (0.17 + 0.015 / 0.4 + 0.355 / 0.81 + 0.16 / 0.025 + 0.18), rel=1e-9
+    )
+    assert (tmp_path / "new" / "wall.png").stat().st_size > 5000
+    assert "polyurethane" in capsys.readouterr().out
+
+
+def test_script_chip(tmp_path, capsys):
+    (tmp_path / "x.flp").write_text(
+        "".join(f"{n} {w} {h} {x} {y}\n" for n, (w, h, x, y) in FLOORPLAN.items())
+    )
+    (tmp_path / "x.ptrace").write_text("a b c\n1 2 3\n")
+    result = run_script(
+        "chip", tmp_path / "x.flp", tmp_path / "x.ptrace", "--cells", 16, "--out", tmp_path / "chip.png"
+    )
+    assert result.heat_out == pytest.approx(6.0, rel=1e-6)
+    assert (tmp_path / "chip.png").stat().st_size > 5000
+    assert "hottest cell" in capsys.readouterr().out
+
+
+def test_script_denoise(tmp_path, capsys):
+    image = np.kron([[0.0, 90.0], [200.0, 40.0]], np.ones((20, 20)))
+    np.save(tmp_path / "image.npy", image + np.random.default_rng(0).normal(0, 5, image.shape))
+    result = run_script("denoise", tmp_path / "image.npy", "--out", tmp_path / "denoised.png")
+    assert result.noise_after < 0.2 * result.noise_before
+    assert (tmp_path / "denoised.png").stat().st_size > 5000
+    assert "plain blur" in capsys.readouterr().out

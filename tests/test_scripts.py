@@ -10,15 +10,16 @@ import diffsim as ds
 from diffsim import store
 
 SCRIPTS = {path.stem for path in (Path(__file__).parents[1] / "scripts").glob("*.py")} - {"__init__"}
-RUN_HERE = {"simulate", "generate_data", "train_surrogate", "plot_stability", "tune_steps", "demo"}
+RUN_HERE = {"simulate", "generate_data", "train_surrogate", "plot_stability", "tune_steps", "fit_diffusivity", "demo"}
+RUN_IN_TEST_APPLICATIONS = {"tortuosity", "wall", "chip", "denoise"}
 
 
 def run(name: str, *words):
     return importlib.import_module(f"scripts.{name}").main([str(word) for word in words])
 
 
-def test_every_script_is_run_by_a_test_below():
-    assert SCRIPTS == RUN_HERE
+def test_every_script_is_run_by_a_test():
+    assert SCRIPTS == RUN_HERE | RUN_IN_TEST_APPLICATIONS
 
 
 def test_simulate(tmp_path, capsys):
@@ -44,6 +45,27 @@ def test_tune_steps(tmp_path, capsys):
     plan = run("tune_steps", "--n-cells", 12, "--points", 4, "--out", tmp_path / "map.png")
     assert plan.steps * plan.dt == pytest.approx(6 * 3600)
     assert (tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_fit_diffusivity(tmp_path, capsys):
+    """A rod warmed at one end, its log written as CSV: the diffusivity that made it is found."""
+    rod = ds.Problem(
+        ds.Grid((80,), (0.2,)),
+        diffusivity=7e-5,
+        loss=1e-3,
+        ambient=20.0,
+        boundary={"x-": ds.Dirichlet(ds.TimeSeries([0.0, 100.0, 400.0], [20.0, 60.0, 30.0]))},
+    )
+    places, times = [0.02, 0.08, 0.15], np.linspace(0.0, 600.0, 61)
+    sensors = {name: (x,) for name, x in zip("abc", places, strict=True)}
+    record = ds.simulate(rod, 20.0, 600.0, scheme="sdirk3", dt=5.0, save=times, probes=sensors).probes
+    columns = [np.interp(times, *record[name]) for name in "abc"]
+    log = np.column_stack([times, *columns])
+    np.savetxt(tmp_path / "log.csv", log, delimiter=",", header="t,a,b,c", comments="")
+    words = ("--time", "t", "--columns", *"abc", "--positions", *places, "--ambient", 20, "--out", tmp_path / "fit.png")
+    fit = run("fit_diffusivity", tmp_path / "log.csv", *words)
+    np.testing.assert_allclose(fit.value, [7e-5, 1e-3], rtol=0.02)
+    assert (tmp_path / "fit.png").stat().st_size > 1000 and "95 % interval" in capsys.readouterr().out
 
 
 def test_generate_data(tmp_path, capsys):

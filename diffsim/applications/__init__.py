@@ -8,7 +8,7 @@ images      edge-preserving denoising
 """
 
 from .chips import Chip, Plate, chip
-from .images import Denoised, denoise
+from .images import Denoised, denoise, sample_slice
 from .materials import Material, material, materials
 from .porous import Tortuosity, effective, tortuosity
 from .walls import WallSection, wall
@@ -25,6 +25,7 @@ __all__ = [
     "effective",
     "material",
     "materials",
+    "sample_slice",
     "tortuosity",
     "wall",
 ]

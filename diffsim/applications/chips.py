@@ -63,9 +63,10 @@ class Chip:
 
     def plot(self, path=None):
         """Map of the powered face; returns the figure, and saves it where a path is given."""
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
 
-        figure, axes = plt.subplots(figsize=(6.4, 5.2), layout="constrained")
+        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+        axes = figure.subplots()
         extent = (0, 1e3 * self.size[0], 0, 1e3 * self.size[1])
         image = axes.imshow(self.temperature.T, origin="lower", extent=extent, cmap="inferno")
         figure.colorbar(image, ax=axes, label="temperature")

@@ -39,9 +39,10 @@ class Denoised:
 
     def plot(self, path=None):
         """Before, after and what was removed; returns the figure, and saves it where a path is given."""
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
 
-        figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
+        figure = Figure(figsize=(11, 4), layout="constrained")
+        axes = figure.subplots(1, 3)
         low, high = np.percentile(self.original, [0.5, 99.5])
         for place, title, values in ((axes[0], "before", self.original), (axes[1], "after", self.image)):
             place.imshow(values, cmap="gray", vmin=low, vmax=high)
@@ -147,6 +148,15 @@ def edges_kept(before, after) -> float:
     slopes = [gaussian_gradient_magnitude(np.asarray(u, float), 1.5) for u in (before, after)]
     steep = slopes[0] >= np.quantile(slopes[0], 1 - STRONGEST)
     return float(slopes[1][steep].sum() / slopes[0][steep].sum())
+
+
+def sample_slice() -> np.ndarray:
+    """An MRI slice of a head that comes with matplotlib: 256 x 256, grey values 0 to 215 (big-endian in its
+    file)."""
+    from matplotlib.cbook import get_sample_data
+
+    with get_sample_data("s1045.ima.gz") as file:
+        return np.frombuffer(file.read(), ">u2").reshape(256, 256).astype(float)
 
 
 def _grey(image) -> np.ndarray:

@@ -47,15 +47,20 @@ class WallSection:
     def plot(self, path=None):
         """Temperature through the section, layers shaded; returns the figure, and saves it where a path is
         given."""
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
 
-        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
         edges = np.concatenate([[0], np.cumsum([thickness for _, thickness in self.layers])])
         for k, (what, _) in enumerate(self.layers):
             axes.axvspan(1000 * edges[k], 1000 * edges[k + 1], color="0.9" if k % 2 else "0.97")
+            # names stand where the line is not
+            low = np.mean(self.interfaces[[k, k + 1], [1, 0]]) > np.mean(
+                [self.interfaces.min(), self.interfaces.max()]
+            )
             axes.text(
-                500 * (edges[k] + edges[k + 1]), 0.02, what.name, rotation=90, ha="center", va="bottom",
-                fontsize=8, transform=axes.get_xaxis_transform(),
+                500 * (edges[k] + edges[k + 1]), 0.02 if low else 0.98, what.name, rotation=90, ha="center",
+                va="bottom" if low else "top", fontsize=8, transform=axes.get_xaxis_transform(),
             )  # fmt: skip
         x = np.repeat(edges, 2)
         axes.plot(1000 * x, self.interfaces.ravel(), color="#D55E00", marker="o", markersize=3)
