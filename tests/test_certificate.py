@@ -144,3 +144,19 @@ def test_the_interval_is_the_conformal_quantile_of_the_validation_errors():
 def test_what_is_no_problem_is_refused(given):
     with pytest.raises(ds.ProblemError, match="Problem"):
         sg.predict(Known(), given)
+
+
+@pytest.mark.parametrize("spec", ["lognormal", "inclusions", "layers", "mixed"])
+def test_refine_copes_with_every_medium_and_side(spec):
+    problem = Spec.of(spec).problem(0, 1, 24)
+    refined = sg.predict(Known(0.3), problem).refine(1e-6)
+    truth = ds.equilibrium(problem, tol=1e-13).u
+    assert np.linalg.norm(refined.u - truth) <= refined.bound.l2_relative * np.linalg.norm(truth) <= 1e-6 * np.linalg.norm(truth)
+
+
+def test_the_bound_is_tightened_until_it_decides():
+    loose = sg.predict(Known(0.004), DARCY[0], tol=1e-2, steps=0)
+    decided = sg.predict(Known(0.004), DARCY[0], tol=1e-2)
+    assert not loose.accepted  # a rough error looks large from its energy alone
+    assert decided.accepted
+    assert sg.predict(Known(0.3), DARCY[0], tol=1e-2).bound.steps == 2  # more could not have helped
