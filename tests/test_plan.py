@@ -1,6 +1,7 @@
 """Planning: errors foretold for every scheme, tolerances met, and nothing much cheaper to be found."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,3 +265,15 @@ def test_a_row_that_cannot_run_says_why():
 def test_impossible_wishes_are_refused(arguments, word):
     with pytest.raises(ds.ProblemError, match=word):
         ds.plan(line(8), 0.0, **{"until": 0.1, **arguments})
+
+
+def test_the_page_on_tuning_runs(tmp_path, monkeypatch):
+    """Every piece of code on the page, in order, as a reader would type it."""
+    import re
+
+    page = (Path(__file__).parents[1] / "docs" / "tuning.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)
+    assert names["plan"].scheme == "rkl2" and names["fit"].value[0] == pytest.approx(0.7, rel=1e-6)
+    assert (tmp_path / "map.png").exists() and (tmp_path / "fit.png").exists()
