@@ -51,7 +51,9 @@ def assembled(conductances, diagonal):
         rows += [i, j, i, j]
         cols += [i, j, j, i]
         values += [face, face, -face, -face]
-    return coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols)))).tocsc()
+    K = coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols)))).tocsc()
+    K.eliminate_zeros()
+    return K
 
 
 def direct(conductances, diagonal, rhs):

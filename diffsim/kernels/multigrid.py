@@ -1,4 +1,4 @@
-"""Compiled loops of the multigrid solver: conjugate gradients in double, V-cycles in single precision.
+"""Compiled loops of the multigrid solver: conjugate gradients in double precision, V-cycles mostly in single.
 
 The matrix is never stored: ``(K u)_i = w_i u_i + sum_f g_f (u_i - u_j)`` is applied from its face conductances.
 Arrays are padded to three axes, and work is cut into rows (the last axis, which is contiguous). A function whose name
@@ -6,8 +6,8 @@ ends in ``_rows`` treats rows ``lo .. hi - 1`` and writes to no other, so any sp
 sums are kept per row and added in order afterwards. At sides the neighbour's index wraps around: the conductance there
 is 0 unless the axis is periodic, so the value read does not matter.
 
-A hierarchy is one flat single-precision array (`arena`) and one table of integers: per level its shape, and where its
-arrays begin. Level arrays are views into the arena.
+A hierarchy is one flat array (`arena`, in single precision unless the contrast asks for double) and one table of
+integers: per level its shape, and where its arrays begin. Level arrays are views into the arena.
 """
 
 import numpy as np
@@ -135,9 +135,8 @@ def cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, firs
         elif job == LOAD:
             rr, fr, gr, dr = r[i, j], rhs[i, j], guess[i, j], dinv[i, j]
             for k in range(n2):
-                value = np.float32(alpha * rr[k])
-                fr[k] = value
-                gr[k] = first * dr[k] * value
+                fr[k] = alpha * rr[k]
+                gr[k] = first * dr[k] * fr[k]
         elif job == PRODUCTS:
             sums[row, 0] = row_dot(r[i, j], z[i, j])
             sums[row, 1] = row_dot(q[i, j], z[i, j])
@@ -188,7 +187,7 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, aggregates, box, table, arena,
         size += row_dot(b[row // n1, row % n1], b[row // n1, row % n1])
     size = np.sqrt(size)
     iterations, residual, rounding, before = 0, 0.0, 0.0, np.inf
-    rz, alpha, beta = 0.0, 0.0, 0.0
+    rz, alpha, beta, target, halfway = 0.0, 0.0, 0.0, 0.0, False
     job = RESIDUAL
     while True:  # one pass over the cells a turn
         factor = 1.0 / size if job == LOAD else beta if job == DIRECTION else alpha
@@ -201,11 +200,15 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, aggregates, box, table, arena,
             first += sums[row, 0]
             second += sums[row, 1]
         if job == RESIDUAL:
-            # The recurrence drifts from the true residual by rounding: measure it, and start again where that helps.
             residual, rounding = np.sqrt(first), 2.3e-16 * np.sqrt(second)
-            if residual <= max(tol * size, 2.0 * rounding) or residual >= 0.5 * before or iterations >= max_iterations:
+            if residual <= max(tol * size, 2.0 * rounding) or iterations >= max_iterations or residual >= 0.5 * before:
                 break
-            before, rz, job = residual, 0.0, LOAD
+            if target == 0.0 or halfway:  # the start, or the first look at how far rounding lets it go
+                target = max(tol * size, 1e-5 * size) if target == 0.0 else max(tol * size, 1.5 * rounding)
+                halfway = not halfway
+            else:  # the recurrence had drifted from the true residual: start again from there
+                before, rz = residual, 0.0
+            job = LOAD
         elif job == LOAD:
             if aggregates is not None:
                 vcycle(table, arena, dense, jobs, omegas, blocks)
@@ -223,7 +226,7 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, aggregates, box, table, arena,
             job = UPDATE if alpha > 0.0 else RESIDUAL
         else:
             iterations += 1
-            job = LOAD if np.sqrt(first) > tol * size and iterations < max_iterations else RESIDUAL
+            job = LOAD if np.sqrt(first) > target and iterations < max_iterations else RESIDUAL
     return iterations, residual, size, rounding
 
 
@@ -280,7 +283,7 @@ def solve_line(g, w, f, x):
         x[k] += (1.0 - rise[k]) * last
 
 
-# --- V-cycle on aggregates, single precision --------------------------------------------------------------------------
+# --- V-cycle on aggregates --------------------------------------------------------------------------------------------
 
 
 @_pasted
@@ -308,12 +311,12 @@ def restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc, omega):
     """Coarse rows: bc = sum of ``b - K x`` over each aggregate, and xc, the coarse level's first smoothing step."""
     n0, n1, n2 = x.shape
     m1, m2 = bc.shape[1], bc.shape[2]
-    flow = np.empty(n2, dtype=np.float32)
+    flow = np.empty(n2, dtype=x.dtype)
     for row in range(lo, hi):
         ci, cj = row // m1, row % m1
         total = bc[ci, cj]
         for k in range(m2):
-            total[k] = np.float32(0.0)
+            total[k] = 0.0
         for i in range(ci * f0, min(ci * f0 + f0, n0)):
             for j in range(cj * f1, min(cj * f1 + f1, n1)):
                 apply_row(g0, g1, g2, w, x, i, j, flow)
@@ -441,27 +444,6 @@ def plane(arena, start, n1, n2):
 
 
 @_pasted
-def pull_row(five, east, south, southeast, southwest, x, i, out):
-    """Sum over the neighbours of the cells of row i of coupling times x."""
-    n1, n2 = x.shape
-    up, down = i - 1 if i > 0 else n1 - 1, i + 1 if i < n1 - 1 else 0
-    e, above, below = east[i], south[up], south[i]
-    own, xu, xd = x[i], x[up], x[down]
-    for k in range(1, n2 - 1):
-        out[k] = above[k] * xu[k] + below[k] * xd[k] + e[k - 1] * own[k - 1] + e[k] * own[k + 1]
-    for k in (0, n2 - 1):
-        west = k - 1 if k > 0 else n2 - 1
-        out[k] = above[k] * xu[k] + below[k] * xd[k] + e[west] * own[west] + e[k] * own[k + 1 if k < n2 - 1 else 0]
-    if not five:
-        se_up, sw_up, se, sw = southeast[up], southwest[up], southeast[i], southwest[i]
-        for k in range(1, n2 - 1):
-            out[k] += se_up[k - 1] * xu[k - 1] + sw_up[k + 1] * xu[k + 1] + se[k] * xd[k + 1] + sw[k] * xd[k - 1]
-        for k in (0, n2 - 1):
-            a, b = k - 1 if k > 0 else n2 - 1, k + 1 if k < n2 - 1 else 0
-            out[k] += se_up[a] * xu[a] + sw_up[b] * xu[b] + se[k] * xd[b] + sw[k] * xd[a]
-
-
-@_pasted
 def rest_row(five, east, south, southeast, southwest, w, b, x, i, out):
     """Row i of ``b - K x``, from differences: what one cell loses its neighbour gains, also in single precision."""
     n1, n2 = x.shape
@@ -505,7 +487,7 @@ def box_restrict_rows(lo, hi, five, east, south, southeast, southwest, w, b, x, 
     """Coarse rows: bc = P^T (b - K x), and xc, the coarse level's first smoothing step."""
     n1, n2 = x.shape
     m2 = bc.shape[1]
-    rest = np.zeros((3, n2 + 3), dtype=np.float32)  # columns -1 .. n2 + 1: wrapped, or met by weights that are 0
+    rest = np.zeros((3, n2 + 3), dtype=x.dtype)  # columns -1 .. n2 + 1: wrapped, or met by weights that are 0
     for ci in range(lo, hi):
         for a in range(3):
             row = 2 * ci + a
@@ -570,21 +552,22 @@ def box_rows(job, lo, hi, table, arena, level, omega):
     east, south = plane(arena, line[EAST], n1, n2), plane(arena, line[SOUTH], n1, n2)
     southeast, southwest = plane(arena, line[SOUTHEAST], n1, n2), plane(arena, line[SOUTHWEST], n1, n2)
     b, x, y = plane(arena, line[B], n1, n2), plane(arena, line[X], n1, n2), plane(arena, line[Y], n1, n2)
+    w = plane(arena, line[W], n1, n2)
     if job <= BACKWARD:
         dinv = plane(arena, line[DINV], n1, n2)
-        pull = np.empty(n2, dtype=np.float32)
+        rest = np.empty(n2, dtype=arena.dtype)
         source, target = (x, y) if job == FORWARD else (y, x)
         for i in range(lo, hi):
-            pull_row(five, east, south, southeast, southwest, source, i, pull)
-            own, rhs, inverse, out = source[i], b[i], dinv[i], target[i]
+            rest_row(five, east, south, southeast, southwest, w, b, source, i, rest)
+            own, inverse, out = source[i], dinv[i], target[i]
             for k in range(n2):
-                out[k] = own[k] + omega * ((pull[k] + rhs[k]) * inverse[k] - own[k])
+                out[k] = own[k] + omega * inverse[k] * rest[k]
     else:
         below = table[level + 1]
         m1, m2 = below[SHAPE + 1], below[SHAPE + 2]
         weights = cube(arena, line[TRANSFER], EIGHT, m1 + 2, m2 + 2)
         if job == RESTRICT:
-            w, dinv = plane(arena, line[W], n1, n2), plane(arena, below[DINV], m1, m2)
+            dinv = plane(arena, below[DINV], m1, m2)
             bc, xc = plane(arena, below[B], m1, m2), plane(arena, below[X], m1, m2)
             box_restrict_rows(lo, hi, five, east, south, southeast, southwest, w, b, y, weights, dinv, bc, xc, omega)
         else:
@@ -646,12 +629,12 @@ def inverse_diagonal(table, arena, level):
             for k in range(n2):
                 d = g0[i, j, k] + g0[i + 1, j, k] + g1[i, j, k] + g1[i, j + 1, k]
                 d += g2[i, j, k] + g2[i, j, k + 1] + w[i, j, k]
-                dinv[i, j, k] = np.float32(1.0) / d if d > 0 else np.float32(0.0)
+                dinv[i, j, k] = 1.0 / d if d > 0 else 0.0
 
 
 @_compiled
 def copy_scaled(source, scale, target):
-    """target = scale * source, flat, into single precision."""
+    """target = scale * source, flat, in the precision of the target."""
     for k in range(source.size):
         target[k] = source[k] * scale
 
@@ -665,16 +648,16 @@ def coarsen_faces(g, axis, f0, f1, f2, coarse):
     """
     n0, n1, n2 = g.shape[0], g.shape[1], g.shape[2]
     m0, m1, m2 = coarse.shape
-    factor = np.float32(0.5) if (f0, f1, f2)[axis] == 2 else np.float32(1.0)
+    factor = 0.5 if (f0, f1, f2)[axis] == 2 else 1.0
     if (m0, m1, m2)[axis] == 2:  # one aggregate only: nothing to join
-        factor = np.float32(0.0)
+        factor = 0.0
     for i in range(m0):
         i0, i1 = (min(i * f0, n0 - 1), min(i * f0, n0 - 1) + 1) if axis == 0 else (i * f0, min(i * f0 + f0, n0))
         for j in range(m1):
             j0, j1 = (min(j * f1, n1 - 1), min(j * f1, n1 - 1) + 1) if axis == 1 else (j * f1, min(j * f1 + f1, n1))
             for k in range(m2):
                 k0, k1 = (min(k * f2, n2 - 1), min(k * f2, n2 - 1) + 1) if axis == 2 else (k * f2, min(k * f2 + f2, n2))
-                total = np.float32(0.0)
+                total = 0.0
                 for a in range(i0, i1):
                     for c in range(j0, j1):
                         for e in range(k0, k1):
@@ -698,7 +681,7 @@ def coarsen_walls(g0, g1, g2, w, f0, f1, f2, coarse):
                     d, e, f = g1[i, j + 1, k], g2[i, j, k], g2[i, j, k + 1]
                     faces, count = a + b + c + d + e + f, (a > 0) + (b > 0) + (c > 0) + (d > 0) + (e > 0) + (f > 0)
                     if faces > 0:
-                        own /= np.float32(1.0) + min(np.float32(1.0), own * np.float32(0.5) * np.float32(count) / faces)
+                        own /= 1.0 + min(1.0, 0.5 * own * count / faces)
                     coarse[i // f0, j // f1, k // f2] += own
 
 
@@ -829,52 +812,59 @@ def wrap_halo(a, n1, n2, wrap1, wrap2):
 def box_weights(e, s, se, sw, w, five, m1, m2, weights):
     """Interpolation from the matrix, its couplings given with a halo; `weights` as at LEFT, RIGHT, ...
 
-    Between two coarse neighbours the matrix is collapsed across them; among four it is solved exactly.
+    Between two coarse neighbours the matrix is collapsed across them; among four it is solved. Couplings of the wrong
+    sign count as 0 (lumped into the diagonal): at contrasts of 1e6 in fine structures that halves the iterations.
     """
     for ci in range(m1 + 2):
         for ck in range(m2 + 2):
             i, k = 2 * ci - 1 + HALO, 2 * ck - 2 + HALO
-            left, right = e[i, k - 1], e[i, k]
+            left, right = max(e[i, k - 1], 0.0), max(e[i, k], 0.0)
             if not five:
-                left += se[i - 1, k - 1] + sw[i, k]
-                right += sw[i - 1, k + 1] + se[i, k]
+                left += max(se[i - 1, k - 1], 0.0) + max(sw[i, k], 0.0)
+                right += max(sw[i - 1, k + 1], 0.0) + max(se[i, k], 0.0)
             whole = left + right + w[i, k]
             share = 1.0 / whole if whole > 0.0 else 0.0
             weights[LEFT, ci, ck], weights[RIGHT, ci, ck] = left * share, right * share
             i, k = 2 * ci - 2 + HALO, 2 * ck - 1 + HALO
-            up, down = s[i - 1, k], s[i, k]
+            up, down = max(s[i - 1, k], 0.0), max(s[i, k], 0.0)
             if not five:
-                up += se[i - 1, k - 1] + sw[i - 1, k + 1]
-                down += se[i, k] + sw[i, k]
+                up += max(se[i - 1, k - 1], 0.0) + max(sw[i - 1, k + 1], 0.0)
+                down += max(se[i, k], 0.0) + max(sw[i, k], 0.0)
             whole = up + down + w[i, k]
             share = 1.0 / whole if whole > 0.0 else 0.0
             weights[UP, ci, ck], weights[DOWN, ci, ck] = up * share, down * share
     for ci in range(1, m1 + 2):
         for ck in range(1, m2 + 2):
             i, k = 2 * ci - 2 + HALO, 2 * ck - 2 + HALO
-            north, south, west, east = s[i - 1, k], s[i, k], e[i, k - 1], e[i, k]
-            nw = north * weights[LEFT, ci - 1, ck] + west * weights[UP, ci, ck - 1]
-            ne = north * weights[RIGHT, ci - 1, ck] + east * weights[UP, ci, ck]
-            so = south * weights[LEFT, ci, ck] + west * weights[DOWN, ci, ck - 1]
-            se_ = south * weights[RIGHT, ci, ck] + east * weights[DOWN, ci, ck]
-            whole = north + south + west + east + w[i, k]
+            north, south, west, east = max(s[i - 1, k], 0.0), max(s[i, k], 0.0), max(e[i, k - 1], 0.0), max(e[i, k], 0.0)
+            a, b, c, d = 0.0, 0.0, 0.0, 0.0  # the four corners
             if not five:
-                nw += se[i - 1, k - 1]
-                ne += sw[i - 1, k + 1]
-                so += sw[i, k]
-                se_ += se[i, k]
-                whole += se[i - 1, k - 1] + sw[i - 1, k + 1] + sw[i, k] + se[i, k]
+                a, b = max(se[i - 1, k - 1], 0.0), max(sw[i - 1, k + 1], 0.0)
+                c, d = max(sw[i, k], 0.0), max(se[i, k], 0.0)
+            whole = north + south + west + east + a + b + c + d + w[i, k]
             share = 1.0 / whole if whole > 0.0 else 0.0
-            weights[NW, ci, ck], weights[NE, ci, ck] = nw * share, ne * share
-            weights[SW, ci, ck], weights[SE, ci, ck] = so * share, se_ * share
+            weights[NW, ci, ck] = (a + north * weights[LEFT, ci - 1, ck] + west * weights[UP, ci, ck - 1]) * share
+            weights[NE, ci, ck] = (b + north * weights[RIGHT, ci - 1, ck] + east * weights[UP, ci, ck]) * share
+            weights[SW, ci, ck] = (c + south * weights[LEFT, ci, ck] + west * weights[DOWN, ci, ck - 1]) * share
+            weights[SE, ci, ck] = (d + south * weights[RIGHT, ci, ck] + east * weights[DOWN, ci, ck]) * share
+
+
+@_compiled
+def diagonal(e, s, se, sw, w, five, i, k):
+    """K_ii from the couplings."""
+    total = e[i, k - 1] + e[i, k] + s[i - 1, k] + s[i, k] + w[i, k]
+    if not five:
+        total += se[i - 1, k - 1] + sw[i - 1, k + 1] + sw[i, k] + se[i, k]
+    return total
 
 
 @_pasted
 def box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw):
     """Coarse couplings of ``P^T K P``, halo left empty.
 
-    For every coarse cell the basis function f (its nine weights) is passed through K where K f is not 0: at cells
-    among four coarse ones it vanishes by construction.
+    For every coarse cell the basis function f (its nine weights) is passed through K, on the ring around its support
+    only towards east and south. At cells among four coarse ones K f vanishes where no coupling has the wrong sign,
+    so surely on the finest level.
     """
     for ci in range(m1):
         for ck in range(m2):
@@ -883,11 +873,6 @@ def box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw):
             fw, fe, fn, fs = weights[RIGHT, a, c], weights[LEFT, a, c + 1], weights[DOWN, a, c], weights[UP, a + 1, c]
             fnw, fne = weights[SE, a, c], weights[SW, a, c + 1]
             fsw, fse = weights[NE, a + 1, c], weights[NW, a + 1, c + 1]
-            d = e[i, k - 1] + e[i, k] + s[i - 1, k] + s[i, k] + w[i, k]
-            de = e[i, k] + e[i, k + 1] + s[i - 1, k + 1] + s[i, k + 1] + w[i, k + 1]
-            dw = e[i, k - 2] + e[i, k - 1] + s[i - 1, k - 1] + s[i, k - 1] + w[i, k - 1]
-            dn = e[i - 1, k - 1] + e[i - 1, k] + s[i - 2, k] + s[i - 1, k] + w[i - 1, k]
-            ds = e[i + 1, k - 1] + e[i + 1, k] + s[i, k] + s[i + 1, k] + w[i + 1, k]
             own = -(e[i, k - 1] * fw + e[i, k] * fe + s[i - 1, k] * fn + s[i, k] * fs)
             # K f in the five cells of the support that are not among four coarse ones
             at_e = -(e[i, k] + s[i - 1, k + 1] * fne + s[i, k + 1] * fse)
@@ -899,12 +884,16 @@ def box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw):
             at_ss, at_ssw, at_sse = -s[i + 1, k] * fs, -s[i + 1, k - 1] * fsw, -s[i + 1, k + 1] * fse
             at_sww = -e[i + 1, k - 2] * fsw
             at_sse2, at_ssw2 = 0.0, 0.0
+            at_nw, at_ne, at_sw, at_se = 0.0, 0.0, 0.0, 0.0
             if not five:
-                d += se[i - 1, k - 1] + sw[i - 1, k + 1] + sw[i, k] + se[i, k]
-                de += se[i - 1, k] + sw[i - 1, k + 2] + sw[i, k + 1] + se[i, k + 1]
-                dw += se[i - 1, k - 2] + sw[i - 1, k] + sw[i, k - 1] + se[i, k - 1]
-                dn += se[i - 2, k - 1] + sw[i - 2, k + 1] + sw[i - 1, k] + se[i - 1, k]
-                ds += se[i, k - 1] + sw[i, k + 1] + sw[i + 1, k] + se[i + 1, k]
+                at_nw = diagonal(e, s, se, sw, w, five, i - 1, k - 1) * fnw
+                at_nw -= s[i - 1, k - 1] * fw + e[i - 1, k - 1] * fn + se[i - 1, k - 1]
+                at_ne = diagonal(e, s, se, sw, w, five, i - 1, k + 1) * fne
+                at_ne -= s[i - 1, k + 1] * fe + e[i - 1, k] * fn + sw[i - 1, k + 1]
+                at_sw = diagonal(e, s, se, sw, w, five, i + 1, k - 1) * fsw
+                at_sw -= s[i, k - 1] * fw + e[i + 1, k - 1] * fs + sw[i, k]
+                at_se = diagonal(e, s, se, sw, w, five, i + 1, k + 1) * fse
+                at_se -= s[i, k + 1] * fe + e[i + 1, k] * fs + se[i, k]
                 own -= se[i - 1, k - 1] * fnw + sw[i - 1, k + 1] * fne + sw[i, k] * fsw + se[i, k] * fse
                 at_e -= se[i - 1, k] * fn + sw[i, k + 1] * fs
                 at_w -= sw[i - 1, k] * fn + se[i, k - 1] * fs
@@ -919,19 +908,24 @@ def box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw):
                 at_sww -= sw[i, k - 1] * fw
                 at_sse2 = -se[i + 1, k + 1] * fse
                 at_ssw2 = -sw[i + 1, k - 1] * fsw
-            own += d
-            at_e += de * fe
-            at_w += dw * fw
-            at_n += dn * fn
-            at_s += ds * fs
+            own += diagonal(e, s, se, sw, w, five, i, k)
+            at_e += diagonal(e, s, se, sw, w, five, i, k + 1) * fe
+            at_w += diagonal(e, s, se, sw, w, five, i, k - 1) * fw
+            at_n += diagonal(e, s, se, sw, w, five, i - 1, k) * fn
+            at_s += diagonal(e, s, se, sw, w, five, i + 1, k) * fs
             whole = own + fe * at_e + fw * at_w + fn * at_n + fs * at_s
+            whole += fnw * at_nw + fne * at_ne + fsw * at_sw + fse * at_se
             # rows of P^T towards the four neighbours
             east = weights[RIGHT, a, c + 1] * at_e + at_ee
             east += weights[DOWN, a, c + 1] * at_nee + weights[UP, a + 1, c + 1] * at_see
             south = weights[DOWN, a + 1, c] * at_s + at_ss
             south += weights[RIGHT, a + 1, c] * at_ssw + weights[LEFT, a + 1, c + 1] * at_sse
-            southeast = weights[DOWN, a + 1, c + 1] * at_see + weights[RIGHT, a + 1, c + 1] * at_sse + at_sse2
-            southwest = weights[DOWN, a + 1, c - 1] * at_sww + weights[LEFT, a + 1, c] * at_ssw + at_ssw2
+            east += weights[SE, a, c + 1] * at_ne + weights[NE, a + 1, c + 1] * at_se
+            south += weights[SE, a + 1, c] * at_sw + weights[SW, a + 1, c + 1] * at_se
+            southeast = weights[SE, a + 1, c + 1] * at_se + weights[DOWN, a + 1, c + 1] * at_see
+            southeast += weights[RIGHT, a + 1, c + 1] * at_sse + at_sse2
+            southwest = weights[SW, a + 1, c] * at_sw + weights[DOWN, a + 1, c - 1] * at_sww
+            southwest += weights[LEFT, a + 1, c] * at_ssw + at_ssw2
             p, q = ci + HALO, ck + HALO
             ce[p, q], cs[p, q], cse[p, q], csw[p, q], cw[p, q] = -east, -south, -southeast, -southwest, whole
 
@@ -940,16 +934,21 @@ def box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw):
 def box_excess(e, s, se, sw, w, five, n1, n2, dinv):
     """Turn w, on entry the whole diagonal on coarse levels, into the row's excess over its couplings; and fill dinv.
 
-    An excess that is nothing but rounding counts as 0.
+    An excess that is nothing but rounding counts as 0. Galerkin products may have couplings of the wrong sign; dinv is
+    the inverse of a diagonal D so large that the rows of D^-1 K still sum to 2 at most, as the smoother assumes.
     """
     for i in range(HALO, HALO + n1):
         for k in range(HALO, HALO + n2):
             total = e[i, k - 1] + e[i, k] + s[i - 1, k] + s[i, k]
+            wrong = 0.0
             if not five:
-                total += se[i - 1, k - 1] + sw[i - 1, k + 1] + sw[i, k] + se[i, k]
+                nw, ne, so, ea = se[i - 1, k - 1], sw[i - 1, k + 1], sw[i, k], se[i, k]
+                for coupling in (e[i, k - 1], e[i, k], s[i - 1, k], s[i, k], nw, ne, so, ea):
+                    wrong -= min(coupling, 0.0)
+                total += nw + ne + so + ea
                 rest = w[i, k] - total
                 w[i, k] = rest if rest > 1e-13 * w[i, k] else 0.0
-            total += w[i, k]
+            total = max(total + w[i, k], total + 0.5 * w[i, k] + wrong)
             dinv[i - HALO, k - HALO] = 1.0 / total if total > 0.0 else 0.0
 
 
