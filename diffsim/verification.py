@@ -258,7 +258,11 @@ def _refine_time(problem, initial, until, scheme, dt) -> tuple[tuple[Convergence
     used = first.scheme
     if not math.isfinite(scheme_of(used).order):
         return (), (), used
-    count = max(1, math.ceil(until / dt * (1 - 1e-12))) if dt != "auto" else max(1, int(first.stats["steps"]))
+    count = (
+        max(1, math.ceil(until / dt * (1 - 1e-12)))
+        if dt != "auto"
+        else max(1, int(str(first.stats["steps"])))
+    )
     counts = (count, 2 * count, 4 * count)
     states = [_run(problem, initial, until, used, until / n, None) for n in counts]
     return _compare([s.measures for s in states], [s.u for s in states], problem, 2), counts, used
@@ -274,7 +278,7 @@ def _compare(measures, fields, problem: Problem, ratio: int) -> tuple[Convergenc
     result = [
         Convergence(
             name, tuple(m[name] for m in measures), float(ratio), scales.get(name, max(flows, 1e-300))
-        )  # type: ignore[arg-type]
+        )
         for name in measures[2]
     ]
     weight = np.where(np.isnan(fields[0]), 0.0, problem.grid.volumes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -155,7 +156,8 @@ def sample_slice() -> np.ndarray:
     file)."""
     from matplotlib.cbook import get_sample_data
 
-    with get_sample_data("s1045.ima.gz") as file:
+    sample: Any = get_sample_data("s1045.ima.gz")
+    with sample as file:
         return np.frombuffer(file.read(), ">u2").reshape(256, 256).astype(float)
 
 
