@@ -102,7 +102,8 @@ def learn(report: Report, out: Path, count: int, resolution: int, minutes: float
     section.text(
         f"{count} fields of the darcy specification at {resolution}², {minutes:g} minutes of training. "
         f"On unseen fields the mean relative L2 error is {evaluation.errors['l2']['mean']:.2%}. "
-        f"For the field shown, the guaranteed bound of the relative error is {guess.bound.l2_relative:.2%}; after refine(1e-6) it is {sure.bound.l2_relative:.1e}."
+        f"For the field shown, the guaranteed bound of the relative error is {guess.bound.l2_relative:.2%}; "
+        f"after refine(1e-6) it is {sure.bound.l2_relative:.1e}."
     )
     section.table(["method", "mean", "median", "p95", "worst"], [
         [name, *(f"{errors['l2'][key]:.2%}" for key in ("mean", "median", "p95", "worst"))]
