@@ -571,29 +571,11 @@ class Operator:
                 self.uniform.wall_factor(a, e) > 0 and not self.periodic[a] for a in range(3) for e in (0, 1)
             )
             return np.zeros(self.shape, dtype=np.int32), 1, np.array([held])
-        from scipy.sparse import csr_array
-        from scipy.sparse.csgraph import connected_components
+        from .kernels import components
 
-        index = np.arange(math.prod(self.shape)).reshape(self.shape)
-        rows, cols = [], []
-        for axis, g in enumerate(self.conductances):
-            n = self.shape[axis]
-            linked = _slice(g, axis, 1, n) > 0
-            rows.append(_slice(index, axis, None, -1)[linked])
-            cols.append(_slice(index, axis, 1, None)[linked])
-            if self.periodic[axis]:
-                linked = _slice(g, axis, 0, 1) > 0
-                rows.append(_slice(index, axis, -1, None)[linked])
-                cols.append(_slice(index, axis, 0, 1)[linked])
-        i, j = np.concatenate(rows), np.concatenate(cols)
-        graph = csr_array((np.ones(i.size, dtype=np.int8), (i, j)), shape=(index.size, index.size))
-        _, raw = connected_components(graph, directed=False)
-        labels = np.full(index.size, -1, dtype=np.int32)
-        free = self.free.ravel()
-        kept, labels[free] = np.unique(raw[free], return_inverse=True)
-        anchored = np.zeros(kept.size, dtype=bool)
-        np.logical_or.at(anchored, labels[free], self.diagonal.ravel()[free] > 0)
-        return labels.reshape(self.shape), int(kept.size), anchored
+        labels = np.empty(self.shape, dtype=np.int32)
+        anchored = components.label(*self.conductances, self.free, self.diagonal, labels)
+        return labels, anchored.size, anchored
 
     # --- results ------------------------------------------------------------------------------------------------------
 
