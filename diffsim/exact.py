@@ -123,10 +123,8 @@ def slab_modes(
         else:
             wavenumbers[n] = brentq(excess, low, high, xtol=1e-300, rtol=8 * np.finfo(float).eps)
     phases = np.array([side(left, kappa) for kappa in wavenumbers])
-    if d is None:
-        rates = diffusivity * wavenumbers**2
-    else:
-        rates = 4 * diffusivity / d**2 * np.sin(wavenumbers * d / 2) ** 2
+    squares = wavenumbers**2 if d is None else 4 / d**2 * np.sin(wavenumbers * d / 2) ** 2
+    rates = diffusivity * squares
     return SlabModes(wavenumbers, phases, rates, length)
 
 

@@ -119,3 +119,28 @@ class Forcing:
         unique, inverse = np.unique(times, return_inverse=True)
         patterns = np.stack([self(float(t)) - self.base for t in unique])
         return self.base, patterns, np.eye(len(unique))[inverse]
+
+
+class Shaken(Forcing):
+    """A forcing with white noise in space and time, ``noise sqrt(V) dW``, held constant over each step.
+
+    One standard normal number per free cell and step, in the order of the cells, from one seeded stream.
+    """
+
+    def __init__(self, calm: Forcing, volumes: np.ndarray, noise: float, seed: int):
+        super().__init__(calm.shape, calm._moving)
+        self._calm = calm.base
+        self._amplitude = noise * np.sqrt(volumes)
+        self._stream = np.random.default_rng(seed)
+
+    @property
+    def constant(self) -> bool:
+        return False
+
+    def __call__(self, t: float) -> np.ndarray:
+        """F at time t with the noise of the present step."""
+        return self.base if not self._moving else super().__call__(t)
+
+    def shake(self, dt: float) -> None:
+        """Draw the noise of the next step."""
+        self.base = self._calm + self._amplitude / math.sqrt(dt) * self._stream.standard_normal(self.shape)

@@ -111,6 +111,8 @@ def simulate(
     stop: Callable | AtSteady | None = None,
     probes: dict | None = None,
     progress: bool | Callable | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
 ) -> Trajectory:
     """Advance `problem` from `initial` to the time `until`.
 
@@ -142,6 +144,9 @@ def simulate(
         {name: point}: values recorded along the run (every step of adaptive runs, at least 200 times otherwise).
     progress
         True, False, or callable(fraction, t); None: a bar after two seconds where a terminal watches.
+    noise, seed
+        Strength of white noise in space and time, ``c du = (...) dt + noise dW``: the stochastic heat equation, on fixed
+        steps. Crank-Nicolson has its stationary variance exactly; "auto" takes it.
 
     Returns
     -------
@@ -172,9 +177,17 @@ def simulate(
     tol = None if tol is None else number("tol", tol, above=0.0)
     step = None if isinstance(dt, str) and dt == "auto" else number("dt", dt, above=0.0)
 
-    system = System(problem, field0, begin)
+    noise = number("noise", noise, least=0.0)
+    system = System(problem, field0, begin, noise, seed)
     operator = system.first
     chosen = choose(system, until - begin, tol or DEFAULT_TOL) if scheme == "auto" else scheme_of(scheme)
+    if noise and (tol is not None or chosen.family in ("exponential", "multistep")):
+        raise ProblemError(
+            f"noise is stepped with a fixed dt by a one-step scheme; scheme = {chosen.name!r}, tol = {tol} do not fit. "
+            "Use 'crank-nicolson', whose stationary variance is exact, and give dt."
+        )
+    if noise and step is None:
+        step = 1.0 / (operator.max_diagonal or 1.0)
     chosen, step = _checked_step(operator, chosen, step, on_unstable)
     stepper = stepper_for(system, chosen)
 
@@ -225,6 +238,8 @@ def simulate(
 def choose(system: System, duration: float, tol: float) -> Scheme:
     """The scheme behind "auto": deterministic, by counted work of a fixed model."""
     operator = system.first
+    if system.shaken:
+        return SCHEMES["crank-nicolson"]
     if not system.steady:
         # positive explicit steps keep D(u) inside its domain; stiff ones are solved
         steps = duration * operator.max_diagonal
@@ -489,8 +504,10 @@ def _march(run: _Run, stepper: Stepper, times: np.ndarray, step: float | None, w
                     now = largest_good_step(run.operator, stepper.scheme)
                     if h > now or h < 0.5 * now:
                         break
-                m = min(look if run.system.steady else 1, n - done)
+                m = min(look if run.system.steady and not run.system.shaken else 1, n - done)
                 run.used(h)
+                if run.system.shaken:
+                    run.system.shake(h)
                 run.gain += stepper.advance(run.u, run.t, h, m)
                 done += m
                 run.t = float(target) if done == n else start + done * h

@@ -105,7 +105,9 @@ def test_arguments_of_no_meaning_are_refused(arguments):
         ds.simulate(box(), **{"initial": 0.0, "until": 0.1, **arguments})
 
 
-@pytest.mark.parametrize("arguments", [{"save": 10**9}, {"problem": ds.Problem(ds.Grid((10**5, 10**5), (1.0, 1.0)), 1.0)}])
+@pytest.mark.parametrize(
+    "arguments", [{"save": 10**9}, {"problem": ds.Problem(ds.Grid((10**5, 10**5), (1.0, 1.0)), 1.0)}]
+)
 def test_what_cannot_fit_is_refused_before_it_is_taken(arguments):
     with pytest.raises(ds.ResourceError, match="GiB"):
         ds.simulate(**{"problem": box(), "initial": 0.0, "until": 0.1, **arguments})
@@ -375,6 +377,36 @@ def test_a_radiating_side_settles_where_radiation_balances_the_supply():
     surface = (500.0 / (0.8 * 5.670374419e-8) + 300.0**4) ** 0.25
     centre = surface + 500.0 / 2.0 * (0.1 - grid.centers[0])
     np.testing.assert_allclose(run.final, centre, rtol=2e-4)
+
+
+@pytest.mark.parametrize("scheme", ["ftcs", "crank-nicolson", "rk4"])
+def test_noise_settles_at_the_variance_of_its_scheme(scheme):
+    # a chain of cells with walls: every mode is a linear recurrence y' = R y + (R - 1)/z noise sqrt(dt) xi
+    grid = ds.Grid(shape=(6,), lengths=(1.0,))
+    problem = ds.Problem(grid, diffusivity=1.0, boundary={"x": ds.Dirichlet(0.0)})
+    operator = discretize(problem)
+    dt, noise, steps = 0.4 * ds.stability(problem, "ftcs").dt_limit, 0.3, 10_000
+    run = ds.simulate(problem, 0.0, until=steps * dt, scheme=scheme, dt=dt, save=steps // 10 + 1, noise=noise, seed=3)
+    measured = run.u[100:].var(axis=0)
+    rate, modes = np.linalg.eigh(operator.matrix().toarray() / operator.mass[0, 0, 0])
+    R = SCHEMES[scheme].R(-rate * dt).real
+    variance = noise**2 * dt * ((R - 1) / (-rate * dt)) ** 2 / (1 - R**2) / operator.mass[0, 0, 0]
+    expected = modes**2 @ variance
+    # samples every 10 steps of a slowest mode of 1/(2 rate dt) steps: about 500 independent ones
+    independent = len(run.u) * min(1.0, 10 * 2 * rate[0] * dt)
+    np.testing.assert_allclose(measured, expected, rtol=4 * np.sqrt(2 / independent))
+    if scheme == "crank-nicolson":
+        np.testing.assert_allclose(variance, noise**2 / (2 * rate) / operator.mass[0, 0, 0], rtol=1e-12)
+
+
+def test_noise_repeats_with_its_seed_and_keeps_the_balance():
+    go = lambda seed: ds.simulate(plate(), 0.0, until=0.01, noise=1.0, seed=seed)  # noqa: E731
+    one, same, other = go(1), go(1), go(2)
+    np.testing.assert_array_equal(one.final, same.final)
+    assert not np.array_equal(one.final, other.final)
+    assert one.balance < 1e-12
+    with pytest.raises(ds.ProblemError, match="noise"):
+        ds.simulate(plate(), 0.0, until=0.01, noise=1.0, scheme="krylov")
 
 
 def test_a_reaction_is_stepped_with_the_diffusion():

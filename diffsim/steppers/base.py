@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ProblemError
+from ..forcing import Shaken
 from ..operator import Operator, discretize
 from ..problem import Problem
 from ..schemes import Scheme
@@ -37,11 +39,23 @@ class Trial:
 class System:
     """``m du/dt = -K u + F`` of a problem: one operator for steady coefficients, otherwise one per (t, u)."""
 
-    def __init__(self, problem: Problem, start: np.ndarray, t: float = 0.0):
+    def __init__(self, problem: Problem, start: np.ndarray, t: float = 0.0, noise: float = 0.0, seed: int = 0):
         self.problem = problem
         self.steady = problem.steady_coefficients and problem.reaction is None
         self.first = discretize(problem, t, start if problem.follows_state else None)
         self.counts = Counts()
+        self.shaken = noise > 0
+        if self.shaken:
+            if not self.steady:
+                raise ProblemError("noise needs coefficients that depend neither on t nor on u, and no reaction.")
+            calm = self.first.forcing
+            self.first.__dict__["forcing"] = Shaken(calm, self.first.volumes, noise, seed)  # in place of the cached one
+
+    def shake(self, dt: float) -> None:
+        """Draw the noise of the next step."""
+        forcing = self.first.forcing
+        assert isinstance(forcing, Shaken)
+        forcing.shake(dt)
 
     def at(self, t: float, u: np.ndarray) -> Operator:
         """The operator at time t and padded state u."""

@@ -33,7 +33,7 @@ class ExplicitEuler(_Compiled):
         """The facts of the constant-coefficient kernel where it applies, else None."""
         operator = self.operator
         facts = operator.uniform
-        if facts is None or any(d == 0 for d in facts.diffusivity[operator.lead :]):
+        if facts is None or self.system.shaken or any(d == 0 for d in facts.diffusivity[operator.lead :]):
             return None
         problem = operator.problem
         if not (problem.source.constant and problem.ambient.constant):
