@@ -1,0 +1,117 @@
+"""Planted faults that the suite must notice: python -m tests.mutations [word ...]
+
+Each entry changes one expression (a sign, an index, a factor, a mean, a side, a floor) in a copy of the packages and runs
+the tests named beside it. A fault that leaves them green is printed as SURVIVED, and the exit code says so. Words select
+faults by name.
+`tests/test_mutations.py` keeps the list applicable: every expression must occur exactly once.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One wrong expression and the tests that must fail for it."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    tests: str
+
+
+OPERATOR, SIMULATE, KERNELS = "tests/test_operator.py", "tests/test_simulate.py", "tests/test_kernels.py"
+FAULTS = [
+    Fault("mean: one side's resistance counted twice", "diffsim/operator.py",
+          "series = _slice(resistance, axis, None, -1) + _slice(resistance, axis, 1, None)",
+          "series = 2 * _slice(resistance, axis, None, -1)", OPERATOR),
+    Fault("factor: half cell taken as a whole", "diffsim/operator.py",
+          "resistance = 0.5 * width / d", "resistance = width / d", OPERATOR),
+    Fault("side: low wall given the last cells", "diffsim/operator.py",
+          '(f"{name}-", low, 0), (f"{name}+", high, n - 1)', '(f"{name}-", low, n - 1), (f"{name}+", high, 0)', OPERATOR),
+    Fault("index: contact one face off", "diffsim/operator.py",
+          "_slice(series, axis, face - 1, face)", "_slice(series, axis, face, face + 1)", OPERATOR),
+    Fault("sign: cross term of the tensor", "diffsim/operator.py",
+          "out[1:, :-1] += k * (uy - ux)", "out[1:, :-1] += k * (ux - uy)", OPERATOR),
+    Fault("missing: wrapped link of a periodic axis", "diffsim/operator.py",
+          "            _slice(links, axis, 0, 1)[...] = wrap\n", "", OPERATOR),
+    Fault("factor: rows of Gershgorin counted once", "diffsim/operator.py",
+          "rows = 2 * self._stencil_diagonal - self.diagonal", "rows = self._stencil_diagonal - self.diagonal", OPERATOR),
+    Fault("sign: flux out of the domain", "diffsim/forcing.py",
+          "result = self.data_at(self.flux, t) * self.area", "result = -self.data_at(self.flux, t) * self.area", OPERATOR),
+    Fault("factor: value wall a whole cell away", "diffsim/uniform.py",
+          'side.kind == "value":\n            return 2.0', 'side.kind == "value":\n            return 1.0', OPERATOR),
+    Fault("index: sine modes start at 0", "diffsim/uniform.py",
+          "np.pi * np.arange(1, n + 1) / (2 * n)", "np.pi * np.arange(n) / (2 * n)", "tests/test_spectral.py"),
+    Fault("factor: mixed modes of twice the length", "diffsim/uniform.py",
+          "np.pi * (2 * np.arange(n) + 1) / (4 * n)", "np.pi * (2 * np.arange(n) + 1) / (2 * n)", "tests/test_spectral.py"),
+    Fault("power: sphere with the volume of a cylinder", "diffsim/grid.py",
+          "lo * lo)", "lo)", "tests/test_problem.py"),
+    Fault("floor for ceil in the step count", "diffsim/simulate.py",
+          "math.ceil(interval / largest * (1 - 1e-12))", "math.floor(interval / largest * (1 - 1e-12))", SIMULATE),
+    Fault("check: limit compared the wrong way", "diffsim/stability.py",
+          "    if within(dt, limit):\n        return\n", "    if not within(dt, limit):\n        return\n", SIMULATE),
+    Fault("missing: a blown-up run is not looked at", "diffsim/simulate.py",
+          "if not stepping.is_finite(run.u):", "if False:", SIMULATE),
+    Fault("sign: error estimate's embedded weights", "diffsim/steppers/implicit.py",
+          "net = shift * operator.mass * delta - known", "net = shift * operator.mass * delta + known", SIMULATE),
+    Fault("index: stage times of the recurrence one late", "diffsim/steppers/explicit.py",
+          "t + row.c[:last] * dt", "t + row.c[1 : last + 1] * dt", "tests/verification/test_order_in_time.py"),
+    Fault("factor: phi_1 at the wrong time", "diffsim/steppers/exponential.py",
+          "return Trial(u + dt * one, gain, None)", "return Trial(u + 0.5 * dt * one, gain, None)", SIMULATE),
+    Fault("missing: content lost by an unfinished solve", "diffsim/steppers/solver.py",
+          "x = solution.x + lack / float(centre.sum())", "x = solution.x * (1 + 1e-11)", SIMULATE),
+    Fault("sign: two-step weights", "diffsim/schemes.py",
+          "-(w**2) / (1 + 2 * w)", "(w**2) / (1 + 2 * w)", "tests/test_schemes.py"),
+    Fault("factor: damping of RKC2", "diffsim/schemes.py",
+          "w0 = 1.0 + damping / s**2", "w0 = 1.0 - damping / s**2", "tests/test_schemes.py"),
+    Fault("index: RKL2's weights shifted", "diffsim/schemes.py",
+          "b[2:] / b[1:-1]\n    nu[2:] = -(j[2:]", "b[2:] / b[2:]\n    nu[2:] = -(j[2:]", "tests/test_schemes.py"),
+    Fault("swap: east and west of a row", "diffsim/kernels/stepping.py",
+          "_pair(g[at_g + k], u[west + k], g[at_g + k + one], u[east + k], u[at + k])",
+          "_pair(g[at_g + k + one], u[west + k], g[at_g + k], u[east + k], u[at + k])", KERNELS),
+    Fault("index: tridiagonal sweep drops the last coupling", "diffsim/kernels/splitting.py",
+          "for k in range(n - 2, -1, -1):", "for k in range(n - 3, -1, -1):", SIMULATE),
+]  # fmt: skip
+
+
+def survives(fault: Fault, folder: Path) -> bool:
+    """Whether the tests stay green with the fault planted in a copy of the repository under `folder`."""
+    path = folder / fault.file
+    text = path.read_text()
+    path.write_text(text.replace(fault.right, fault.wrong))
+    own = {"NUMBA_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, **own}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "slow or not slow", "-p", "no:cacheprovider", fault.tests]
+    try:
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=900).returncode == 0
+    finally:
+        path.write_text(text)
+
+
+def main(words: list[str]) -> int:
+    """Try the selected faults; 1 where any survived."""
+    chosen = [fault for fault in FAULTS if not words or any(word in fault.name for word in words)]
+    lost = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "copy"
+        skip = shutil.ignore_patterns(".venv", ".git", "out", "__pycache__", ".*_cache", ".hypothesis")
+        shutil.copytree(ROOT, folder, ignore=skip)
+        for fault in chosen:
+            alive = survives(fault, folder)
+            lost += alive
+            print(f"{'SURVIVED' if alive else 'caught  '}  {fault.name}  ({fault.file})", flush=True)
+    print(f"{len(chosen) - lost} of {len(chosen)} faults caught")
+    return int(lost > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
