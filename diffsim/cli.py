@@ -1,5 +1,6 @@
 """The command ``diffsim``. Whatever is slow to import is imported by the command that needs it."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from . import console
+from .cli_uses import uses
 from .console import emit, note, say, table
 
 if TYPE_CHECKING:
@@ -99,7 +101,9 @@ def simulate(
         if extra is not None:
             store.new_path(extra, force=force)
     before.require_room(target.parent)
-    run = run_simulation(problem, initial, progress=False if quiet or json else None, **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="until lies")  # the survey has said so
+        run = run_simulation(problem, initial, progress=False if quiet or json else None, **settings)
     run.save(target)
     if plot is not None:
         run.plot(plot)
@@ -520,3 +524,6 @@ def _free(out: Path | None, default: str, force: bool) -> Path:
 def _records(rows: Any) -> list[dict[str, Any]]:
     """The public fields of dataclasses."""
     return [{key: value for key, value in vars(row).items() if not key.startswith("_")} for row in rows]
+
+
+app.registered_commands += uses.registered_commands

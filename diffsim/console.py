@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -28,6 +29,7 @@ def run(app: typer.Typer, name: str, argv: Sequence[str] | None = None) -> NoRet
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show µ must not end a run
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's preemption ends a run as Ctrl-C does
+    warnings.showwarning = lambda message, *_: note(f"warning: {message}")
     try:
         app(arguments, prog_name=name)
     except DiffsimError as error:

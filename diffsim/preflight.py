@@ -89,9 +89,9 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
     """
     frames = _frames(settings["save"])
     cells = problem.grid.size
-    memory = resources.simulation_bytes(cells, frames, uniform=problem.grid.uniform and np.ndim(problem.capacity) == 0)
     what = f"simulating {' x '.join(map(str, problem.grid.shape))} cells with {frames} frames"
-    resources.require_memory(memory, what, problem.grid.shape)
+    least = resources.simulation_bytes(cells, frames, uniform=problem.grid.uniform)
+    resources.require_memory(least, what, problem.grid.shape)
 
     from .schemes import scheme_of
     from .simulate import DEFAULT_TOL, choose, largest_good_step
@@ -108,6 +108,11 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
         scheme = choose(system, duration, settings["tol"] or DEFAULT_TOL)
     else:
         scheme = scheme_of(settings["scheme"])
+    method = scheme.name if scheme.family == "exponential" else scheme.family
+    if scheme.explicit and scheme.stages == 1:
+        method = "forward-euler"
+    memory = resources.simulation_bytes(cells, frames, method, uniform=operator.uniform is not None)
+    resources.require_memory(memory, f"{what} by {scheme.name}", problem.grid.shape)
     step = None if settings["dt"] == "auto" else settings["dt"]
     if step is not None and settings["on_unstable"] == "raise":
         check_step(operator, scheme, step)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ def diffsim(capsys, monkeypatch):
     """Run a command line in this process: (exit code, stdout, stderr)."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(threads, "configure_threads", lambda *_: 1)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
     def run(*words) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -420,6 +422,47 @@ def test_memory_is_refused_before_it_is_taken(monkeypatch):
     resources.require_memory(8 * 10**8, "this")
     with pytest.raises(ds.ResourceError, match=r"that needs 1.82 TiB.*858 MiB.*107 x 214 x 107"):
         resources.require_memory(2 * 10**12, "that", (1400, 2800, 1400))
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+import diffsim as ds
+from diffsim import preflight, resources
+
+def run(n):
+    d = 1.0 if sys.argv[1] == "uniform" else np.random.default_rng(0).random((n, n)) + 1
+    problem = ds.Problem(ds.Grid((n, n), (1.0, 1.0)), diffusivity=d, boundary={"x": ds.Dirichlet(0.0)})
+    until = 4 * ds.stability(problem, "ftcs").dt_limit
+    settings = dict(until=until, scheme=sys.argv[2], dt="auto", tol=None, save=int(sys.argv[3]), on_unstable="raise")
+    predicted = preflight.survey(problem, 1.0, settings).memory
+    ds.simulate(problem, 1.0, progress=False, **settings)
+    return predicted
+
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+run(16)
+before = peak()
+print(run(768) / (peak() - before))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="units of ru_maxrss differ")
+@pytest.mark.parametrize(
+    ("coefficients", "scheme", "frames"),
+    [
+        ("uniform", "ftcs", 20),
+        ("uniform", "exact", 20),
+        ("varying", "ftcs", 10),
+        ("varying", "rk4", 10),
+        ("varying", "rkl2", 10),
+    ],
+)
+def test_predicted_memory_is_near_what_a_run_takes(coefficients, scheme, frames):
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, coefficients, scheme, str(frames)], capture_output=True, text=True, check=True
+    )
+    assert 0.8 <= float(done.stdout) <= 1.25
 
 
 def test_the_disk_is_looked_at_before_writing(monkeypatch, tmp_path):
