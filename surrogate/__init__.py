@@ -20,6 +20,7 @@ _PUBLIC = {
         "evaluate": "evaluate Report",
         "adjoint": "equilibrium_layer",
         "doctor": "examine",
+        "adapt": "Adaptive",
     }.items()
     for name in names.split()
 }

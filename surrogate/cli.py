@@ -210,7 +210,7 @@ def train(
     if plot is not None:
         from diffsim import plots
 
-        plots.training(surrogate.history, path=plot)
+        plots.training_curve(surrogate.history, path=plot)
     trained = surrogate.card.trained
     facts = {
         "model": str(out),
