@@ -1,6 +1,7 @@
 """Uses against published figures, closed forms and independent sums."""
 
 import importlib
+import json
 import math
 
 import numpy as np
@@ -448,3 +449,67 @@ def test_script_denoise(tmp_path, capsys):
     assert result.noise_after < 0.2 * result.noise_before
     assert (tmp_path / "denoised.png").stat().st_size > 5000
     assert "plain blur" in capsys.readouterr().out
+
+
+# --- commands
+# -------------------------------------------------------------------------------------------------------
+
+
+def command(*words):
+    """(exit code, standard output) of `diffsim words`."""
+    from typer.testing import CliRunner
+
+    from diffsim.cli import app
+
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result.exit_code, result.stdout
+
+
+def test_command_effective(tmp_path):
+    np.save(tmp_path / "field.npy", np.broadcast_to([1.0, 4.0, 1.0], (5, 3)))
+    code, out = command("effective", tmp_path / "field.npy", "--axis", 1, "--json")
+    assert code == 0
+    assert json.loads(out)["effective"] == pytest.approx(3 / (1 + 1 + 0.25), rel=1e-9)
+
+
+def test_command_wall(tmp_path):
+    words = [
+        "wall",
+        "mineral wool:0.16",
+        "0.18",
+        "0.81:0.115",
+        "--outside",
+        "-10",
+        "--plot",
+        tmp_path / "wall.svg",
+    ]
+    code, out = command(*words, "--json")
+    assert code == 0
+    expected = 1 / (0.17 + 0.16 / 0.035 + 0.18 + 0.115 / 0.81)
+    assert json.loads(out)["u_value"] == pytest.approx(expected, rel=1e-9)
+    assert (tmp_path / "wall.svg").stat().st_size > 1000
+    assert "mineral wool" in command(*words)[1]
+    assert command("wall", "mineral wool:thick")[0] == 2
+
+
+def test_command_chip(tmp_path):
+    (tmp_path / "x.flp").write_text(
+        "".join(f"{n} {w} {h} {x} {y}\n" for n, (w, h, x, y) in FLOORPLAN.items())
+    )
+    (tmp_path / "x.ptrace").write_text("a b c\n1 2 3\n")
+    code, out = command("chip", tmp_path / "x.flp", tmp_path / "x.ptrace", "--cells", 8, "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["heat_out"] == pytest.approx(6.0, rel=1e-6)
+    assert set(facts["blocks"]) == set(FLOORPLAN)
+
+
+def test_command_denoise(tmp_path):
+    image = np.kron([[0.0, 90.0], [200.0, 40.0]], np.ones((20, 20)))
+    np.save(tmp_path / "image.npy", image + np.random.default_rng(0).normal(0, 5, image.shape))
+    code, out = command("denoise", tmp_path / "image.npy", tmp_path / "out.npy", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["noise_after"] < 0.2 * facts["noise_before"]
+    assert np.load(tmp_path / "out.npy").shape == image.shape
+    assert command("denoise", tmp_path / "image.npy", tmp_path / "out.npy")[0] != 0  # does not overwrite
