@@ -443,7 +443,7 @@ def plane(arena, start, n1, n2):
     return arena[start : start + n1 * n2].reshape(n1, n2)
 
 
-@_pasted
+@_compiled
 def rest_row(five, east, south, southeast, southwest, w, b, x, i, out):
     """Row i of ``b - K x``, from differences: what one cell loses its neighbour gains, also in single precision."""
     n1, n2 = x.shape
@@ -646,23 +646,27 @@ def coarsen_faces(g, axis, f0, f1, f2, coarse):
     The plain (Galerkin) sum is twice too stiff for smooth errors, since aggregates are twice as far apart as cells;
     halving it is over-correction (Braess, Towards algebraic multigrid for elliptic problems, Computing 55, 1995).
     """
-    n0, n1, n2 = g.shape[0], g.shape[1], g.shape[2]
+    n0, n1, n2 = g.shape
     m0, m1, m2 = coarse.shape
     factor = 0.5 if (f0, f1, f2)[axis] == 2 else 1.0
     if (m0, m1, m2)[axis] == 2:  # one aggregate only: nothing to join
         factor = 0.0
-    for i in range(m0):
-        i0, i1 = (min(i * f0, n0 - 1), min(i * f0, n0 - 1) + 1) if axis == 0 else (i * f0, min(i * f0 + f0, n0))
-        for j in range(m1):
-            j0, j1 = (min(j * f1, n1 - 1), min(j * f1, n1 - 1) + 1) if axis == 1 else (j * f1, min(j * f1 + f1, n1))
-            for k in range(m2):
-                k0, k1 = (min(k * f2, n2 - 1), min(k * f2, n2 - 1) + 1) if axis == 2 else (k * f2, min(k * f2 + f2, n2))
-                total = 0.0
-                for a in range(i0, i1):
-                    for c in range(j0, j1):
-                        for e in range(k0, k1):
-                            total += g[a, c, e]
-                coarse[i, j, k] = factor * total
+    for i in range(m0 if axis == 0 else n0):
+        fine_i, coarse_i = (min(i * f0, n0 - 1), i) if axis == 0 else (i, i // f0)
+        for j in range(m1 if axis == 1 else n1):
+            fine_j, coarse_j = (min(j * f1, n1 - 1), j) if axis == 1 else (j, j // f1)
+            source, target = g[fine_i, fine_j], coarse[coarse_i, coarse_j]
+            if axis == 2:
+                for k in range(m2):
+                    target[k] += factor * source[min(k * f2, n2 - 1)]
+            elif f2 == 2:
+                for k in range(n2 // 2):
+                    target[k] += factor * (source[2 * k] + source[2 * k + 1])
+                if n2 % 2:
+                    target[m2 - 1] += factor * source[n2 - 1]
+            else:
+                for k in range(n2):
+                    target[k] += factor * source[k]
 
 
 @_pasted
@@ -849,18 +853,9 @@ def box_weights(e, s, se, sw, w, five, m1, m2, weights):
             weights[SE, ci, ck] = (d + south * weights[RIGHT, ci, ck] + east * weights[DOWN, ci, ck]) * share
 
 
-@_compiled
-def diagonal(e, s, se, sw, w, five, i, k):
-    """K_ii from the couplings."""
-    total = e[i, k - 1] + e[i, k] + s[i - 1, k] + s[i, k] + w[i, k]
-    if not five:
-        total += se[i - 1, k - 1] + sw[i - 1, k + 1] + sw[i, k] + se[i, k]
-    return total
-
-
 @_pasted
-def box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw):
-    """Coarse couplings of ``P^T K P``, halo left empty.
+def box_galerkin(e, s, se, sw, d, five, weights, m1, m2, ce, cs, cse, csw, cw):
+    """Coarse couplings of ``P^T K P``, halo left empty; d is the diagonal of K. `cw` receives the coarse diagonal.
 
     For every coarse cell the basis function f (its nine weights) is passed through K, on the ring around its support
     only towards east and south. At cells among four coarse ones K f vanishes where no coupling has the wrong sign,
@@ -886,13 +881,13 @@ def box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw):
             at_sse2, at_ssw2 = 0.0, 0.0
             at_nw, at_ne, at_sw, at_se = 0.0, 0.0, 0.0, 0.0
             if not five:
-                at_nw = diagonal(e, s, se, sw, w, five, i - 1, k - 1) * fnw
+                at_nw = d[i - 1, k - 1] * fnw
                 at_nw -= s[i - 1, k - 1] * fw + e[i - 1, k - 1] * fn + se[i - 1, k - 1]
-                at_ne = diagonal(e, s, se, sw, w, five, i - 1, k + 1) * fne
+                at_ne = d[i - 1, k + 1] * fne
                 at_ne -= s[i - 1, k + 1] * fe + e[i - 1, k] * fn + sw[i - 1, k + 1]
-                at_sw = diagonal(e, s, se, sw, w, five, i + 1, k - 1) * fsw
+                at_sw = d[i + 1, k - 1] * fsw
                 at_sw -= s[i, k - 1] * fw + e[i + 1, k - 1] * fs + sw[i, k]
-                at_se = diagonal(e, s, se, sw, w, five, i + 1, k + 1) * fse
+                at_se = d[i + 1, k + 1] * fse
                 at_se -= s[i, k + 1] * fe + e[i + 1, k] * fs + se[i, k]
                 own -= se[i - 1, k - 1] * fnw + sw[i - 1, k + 1] * fne + sw[i, k] * fsw + se[i, k] * fse
                 at_e -= se[i - 1, k] * fn + sw[i, k + 1] * fs
@@ -908,11 +903,11 @@ def box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw):
                 at_sww -= sw[i, k - 1] * fw
                 at_sse2 = -se[i + 1, k + 1] * fse
                 at_ssw2 = -sw[i + 1, k - 1] * fsw
-            own += diagonal(e, s, se, sw, w, five, i, k)
-            at_e += diagonal(e, s, se, sw, w, five, i, k + 1) * fe
-            at_w += diagonal(e, s, se, sw, w, five, i, k - 1) * fw
-            at_n += diagonal(e, s, se, sw, w, five, i - 1, k) * fn
-            at_s += diagonal(e, s, se, sw, w, five, i + 1, k) * fs
+            own += d[i, k]
+            at_e += d[i, k + 1] * fe
+            at_w += d[i, k - 1] * fw
+            at_n += d[i - 1, k] * fn
+            at_s += d[i + 1, k] * fs
             whole = own + fe * at_e + fw * at_w + fn * at_n + fs * at_s
             whole += fnw * at_nw + fne * at_ne + fsw * at_sw + fse * at_se
             # rows of P^T towards the four neighbours
@@ -931,25 +926,28 @@ def box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw):
 
 
 @_pasted
-def box_excess(e, s, se, sw, w, five, n1, n2, dinv):
-    """Turn w, on entry the whole diagonal on coarse levels, into the row's excess over its couplings; and fill dinv.
+def box_excess(e, s, se, sw, w, five, n1, n2, d, dinv):
+    """Turn w, on entry the whole diagonal on coarse levels, into the row's excess over its couplings; fill d and dinv.
 
-    An excess that is nothing but rounding counts as 0. Galerkin products may have couplings of the wrong sign; dinv is
-    the inverse of a diagonal D so large that the rows of D^-1 K still sum to 2 at most, as the smoother assumes.
+    d is the diagonal of K. An excess that is nothing but rounding counts as 0. Galerkin products may have couplings of
+    the wrong sign; dinv is the inverse of a diagonal D so large that the rows of D^-1 K still sum to 2 at most, as the
+    smoother assumes.
     """
     for i in range(HALO, HALO + n1):
         for k in range(HALO, HALO + n2):
             total = e[i, k - 1] + e[i, k] + s[i - 1, k] + s[i, k]
             wrong = 0.0
             if not five:
-                nw, ne, so, ea = se[i - 1, k - 1], sw[i - 1, k + 1], sw[i, k], se[i, k]
-                for coupling in (e[i, k - 1], e[i, k], s[i - 1, k], s[i, k], nw, ne, so, ea):
-                    wrong -= min(coupling, 0.0)
-                total += nw + ne + so + ea
+                a, b, c, f = se[i - 1, k - 1], sw[i - 1, k + 1], sw[i, k], se[i, k]
+                total += a + b + c + f
+                wrong = min(e[i, k - 1], 0.0) + min(e[i, k], 0.0) + min(s[i - 1, k], 0.0) + min(s[i, k], 0.0)
+                wrong += min(a, 0.0) + min(b, 0.0) + min(c, 0.0) + min(f, 0.0)
                 rest = w[i, k] - total
                 w[i, k] = rest if rest > 1e-13 * w[i, k] else 0.0
-            total = max(total + w[i, k], total + 0.5 * w[i, k] + wrong)
-            dinv[i - HALO, k - HALO] = 1.0 / total if total > 0.0 else 0.0
+            whole = total + w[i, k]
+            d[i, k] = whole
+            whole = max(whole, total + 0.5 * w[i, k] - wrong)
+            dinv[i - HALO, k - HALO] = 1.0 / whole if whole > 0.0 else 0.0
 
 
 @_compiled
@@ -982,8 +980,10 @@ def box_set_up(table, arena, g1, g2, diagonal, wrap1, wrap2, scale, dense):
             wrap_halo(sw, n1, n2, wrap1, wrap2)
             box_store(se, n1, n2, arena, line[SOUTHEAST])
             box_store(sw, n1, n2, arena, line[SOUTHWEST])
-        box_excess(e, s, se, sw, w, five, n1, n2, plane(arena, line[DINV], n1, n2))
+        d = np.zeros(w.shape)
+        box_excess(e, s, se, sw, w, five, n1, n2, d, plane(arena, line[DINV], n1, n2))
         wrap_halo(w, n1, n2, wrap1, wrap2)
+        wrap_halo(d, n1, n2, wrap1, wrap2)
         box_store(e, n1, n2, arena, line[EAST])
         box_store(s, n1, n2, arena, line[SOUTH])
         box_store(w, n1, n2, arena, line[W])
@@ -996,7 +996,7 @@ def box_set_up(table, arena, g1, g2, diagonal, wrap1, wrap2, scale, dense):
             box_weights(e, s, se, sw, w, five, m1, m2, weights)
             ce, cs, cw = np.zeros((m1 + 6, m2 + 6)), np.zeros((m1 + 6, m2 + 6)), np.zeros((m1 + 6, m2 + 6))
             cse, csw = np.zeros((m1 + 6, m2 + 6)), np.zeros((m1 + 6, m2 + 6))
-            box_galerkin(e, s, se, sw, w, five, weights, m1, m2, ce, cs, cse, csw, cw)
+            box_galerkin(e, s, se, sw, d, five, weights, m1, m2, ce, cs, cse, csw, cw)
             copy_scaled(weights.reshape(-1), 1.0, arena[line[TRANSFER] : line[TRANSFER] + weights.size])
             e, s, se, sw, w = ce, cs, cse, csw, cw
 
