@@ -29,7 +29,7 @@ import numpy as np
 from .errors import ProblemError
 from .kernels import bounds as kernels
 
-_EPS = np.finfo(float).eps
+_EPS = float(np.finfo(float).eps)
 _RESIDUAL_SLACK = 8 * _EPS  # times |F| + |K||v|: at most 16 roundings per cell, each half an eps
 _SUM_SLACK = 1e-12  # relative, of sums of products of one sign
 _MILD = 10.0  # ratio of K to L up to which L preconditions well enough to go without multigrid
@@ -451,11 +451,15 @@ class _Axis:
         f = self.faces[1:-1]
         if self.n < 3 or self.periodic or np.ptp(self.weights) > 0 or np.ptp(f) > 1e-13 * f[0]:
             return None
-        ends = []
+        names = []
         for wall in (self.lo, self.hi):
-            name = "flux" if wall == 0 else "value" if abs(wall - 2 * f[0]) <= 1e-13 * f[0] else None
-            ends.append(name)
-        return None if None in ends else "-".join(ends)
+            if wall == 0:
+                names.append("flux")
+            elif abs(wall - 2 * f[0]) <= 1e-13 * f[0]:
+                names.append("value")
+            else:
+                return None
+        return "-".join(names)
 
     @property
     def affordable(self) -> bool:

@@ -89,7 +89,7 @@ def _examine(pairs: Pairs) -> list[Finding]:
     core = Pairs(pairs.name, clean.a[trusted], clean.u[trusted])
     alignment = grid_alignment(core.u)
     findings.append(_alignment_finding(alignment))
-    if any(not -0.25 <= d <= 1.5 for ends in alignment for d in ends):
+    if any(_place(d) is None for ends in alignment for d in ends):
         return findings
     phases = phase_values(core.a, core.u, alignment)
     findings.append(_phase_finding(phases))
@@ -106,7 +106,7 @@ def _pairs(source, most: int) -> Pairs:
     if isinstance(source, Pairs):
         return source
     if isinstance(source, tuple) and len(source) == 2:
-        return _checked("arrays", *map(np.asarray, source), most)
+        return _checked("arrays", np.asarray(source[0]), np.asarray(source[1]), most)
     path = Path(source)
     if path.suffix == ".npz":
         arrays = store.read_npz(path)
@@ -230,16 +230,12 @@ def _vanishing(profile: np.ndarray) -> float:
 
 
 def _alignment_finding(alignment: list[tuple[float, float]]) -> Finding:
-    names = {0.0: "on the wall", 0.5: "half a cell inside", 1.0: "one cell inside"}
+    names = {0.0: "on the wall", 0.5: "half a cell inside", 1.0: "one cell inside", None: "nowhere near the wall"}
     kinds, words = [], []
-    for (low, high), axis in zip(alignment, "xyz", strict=False):
-        ends = [
-            min(names, key=lambda k, d=d: abs(k - d)) if math.isfinite(d) and -0.25 <= d <= 1.5 else None
-            for d in (low, high)
-        ]
-        kinds.append(tuple(ends))
-        spoken = [names.get(k, "nowhere near the wall") for k in ends]
-        words.append(f"{axis}: first point {spoken[0]} ({low:.3f}), last point {spoken[1]} ({high:.3f})")
+    for ends, axis in zip(alignment, "xyz", strict=False):
+        kinds.append(tuple(_place(d) for d in ends))
+        first, last = (names[kind] for kind in kinds[-1])
+        words.append(f"{axis}: first point {first} ({ends[0]:.3f}), last point {last} ({ends[1]:.3f})")
     values = {"distances": alignment}
     detail = "; ".join(words) + " (distances to where labels vanish, in spacings)"
     if any(end is None for ends in kinds for end in ends):
@@ -247,6 +243,13 @@ def _alignment_finding(alignment: list[tuple[float, float]]) -> Finding:
     if any(low != high for low, high in kinds):
         return Finding("BAD", "grid alignment", f"the grid is not symmetric (point-sampled?): {detail}", values=values)
     return Finding("ok", "grid alignment", detail, values=values)
+
+
+def _place(distance: float) -> float | None:
+    """The usual place that a distance to the wall is nearest to, in spacings; None where labels do not vanish there."""
+    if not -0.25 <= distance <= 1.5:
+        return None
+    return min((0.0, 0.5, 1.0), key=lambda place: abs(place - distance))
 
 
 def _spacings(shape: Sequence[int], alignment) -> list[float]:
@@ -352,7 +355,7 @@ def _equation(pairs: Pairs, phases, alignment, numbers: np.ndarray) -> list[Find
 
 def _problem(a: np.ndarray, alignment) -> Problem:
     """The samples as the unit box with zero sides: points on a wall are held at 0, points one spacing off get such a row."""
-    kinds = [tuple(min((0.0, 0.5, 1.0), key=lambda k, d=d: abs(k - d)) for d in ends) for ends in alignment]
+    kinds = [tuple(_place(d) for d in ends) for ends in alignment]
     edges, mask_rows = [], []
     for axis, (low, high) in enumerate(kinds):
         pads = (int(low == 1.0), int(high == 1.0))
@@ -374,7 +377,7 @@ def _kept(alignment) -> tuple[slice, ...]:
     """The part of `_problem`'s grid that the samples fill."""
     cut = []
     for low, high in alignment:
-        pads = [int(min((0.0, 0.5, 1.0), key=lambda k, d=d: abs(k - d)) == 1.0) for d in (low, high)]
+        pads = [int(_place(d) == 1.0) for d in (low, high)]
         cut.append(slice(pads[0], -1 if pads[1] else None))
     return tuple(cut)
 

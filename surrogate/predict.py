@@ -153,7 +153,9 @@ def predict(
     return results[0] if single else results
 
 
-def _from_problems(surrogate, problems: Sequence[Problem], tol: float, steps: int, batch: int) -> list[Prediction]:
+def _from_problems(
+    surrogate, problems: Sequence[Problem], tol: float, steps: int | None, batch: int
+) -> list[Prediction]:
     for i, problem in enumerate(problems):
         if not isinstance(problem, Problem):
             raise ProblemError(
