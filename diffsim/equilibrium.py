@@ -701,7 +701,7 @@ def _decay_time(operator: Operator, error: np.ndarray, tol: float) -> float:
             values, vectors = np.linalg.eigh(krylov.projected)
             keep = values > 1e-14 * values[-1]
             rates, weights = np.maximum(1 / values[keep] - shift, 0.0), vectors[0, keep]
-            left = lambda t, rates=rates, weights=weights: float(np.linalg.norm(weights * np.exp(-t * rates)))  # type: ignore[misc] # noqa: E731
+            left = lambda t, rates=rates, weights=weights: float(np.linalg.norm(weights * np.exp(-t * rates)))  # noqa: E731
             now = _when(left, tol, 1.0 / max(rates.min(), 1e-300))
             settled = settled + 1 if abs(now - previous) < 1e-4 * now else 0
             previous = now

@@ -146,7 +146,7 @@ class Multigrid:
         largest = max(float(g.max(initial=0.0)) for g in (*self.conductances, self.diagonal))
         scale = 1.0 / largest if largest > 0 else 1.0
         table, size = self._plane or _layout(self.shape, self._strength)
-        arena = np.zeros(size, dtype=self._precision)
+        arena: np.ndarray = np.zeros(size, dtype=self._precision)
         coarsest = math.prod(int(n) for n in table[-1, :3])
         dense = np.zeros((coarsest, coarsest))
         if self._plane:

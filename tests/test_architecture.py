@@ -119,7 +119,7 @@ def test_only_the_store_opens_files():
             called = ast.unparse(call.func)
             method = called.rpartition(".")[2]
             through_store = called.startswith(("store.", "Journal"))
-            to_memory = method == "savefig" and call.args and "buffer" in ast.unparse(call.args[0])
+            to_memory = method == "savefig" and call.args and ast.unparse(call.args[0]) in ("buffer", "temporary")
             if called in openers or (method in methods and not through_store and not to_memory and "." in called):
                 found.append(f"{name}:{call.lineno} {called}")
     assert not found

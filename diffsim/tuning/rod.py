@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..boundary import Dirichlet
 from ..data import TimeSeries, number
@@ -15,9 +16,9 @@ from .observations import Observations
 
 
 def fit_rod(
-    positions: ArrayLike,
-    times: ArrayLike,
-    readings: ArrayLike,
+    positions: Any,
+    times: Any,
+    readings: Any,
     ambient: float,
     rest: float | None = None,
     cells: int = 40,
@@ -48,8 +49,8 @@ def fit_rod(
     Fit
         Parameters "diffusivity" [m^2/s] and "loss" [1/s].
     """
-    positions, times = np.array(positions, dtype=float), np.array(times, dtype=float)
-    readings, ambient = np.array(readings, dtype=float), number("ambient", ambient)
+    positions, times, readings = (np.array(given, dtype=float) for given in (positions, times, readings))
+    ambient = number("ambient", ambient)
     if positions.ndim != 1 or positions.size < 3 or (np.diff(positions) <= 0).any():
         raise ProblemError(f"positions = {positions}: give three or more sensors in increasing order.")
     if times.ndim != 1 or readings.shape != (times.size, positions.size):

@@ -240,7 +240,7 @@ class Model:
             return states
         divided = _divided_differences(rates, psi, times)
         for slope in slopes:
-            db, df, dy0 = (slope(lambda p, k=k: scaled(p)[k]) for k in range(3))  # type: ignore[misc]
+            db, df, dy0 = (slope(lambda p, k=k: scaled(p)[k]) for k in range(3))
             turned = q.T @ db @ q
             moved = np.einsum("tij,ij,j->ti", divided, turned, pull, optimize=True)
             dpull = q.T @ (df - db @ y0 - b @ dy0)
@@ -340,7 +340,7 @@ class _Step:
             t, h = starts[first : first + batch], lengths[first : first + batch]
             moments = (t[:, None] + h[:, None] * self.tableau.c).ravel()
             forces = self.posed.forces(moments).reshape(t.size, stages, n)
-            moved = [slope(lambda posed, m=moments: posed.forces(m)) for slope in self.slopes]  # type: ignore[misc]
+            moved = [slope(lambda posed, m=moments: posed.forces(m)) for slope in self.slopes]
             slope_forces = np.stack(moved, axis=-1) if p else np.zeros((moments.size, n, 0))
             yield from zip(h, forces, slope_forces.reshape(t.size, stages, n, p), strict=True)
 
