@@ -39,7 +39,7 @@ class _Driven:
     iterations: int
 
 
-def tortuosity(image, phase=0, axis: int = 0, *, spacing=1.0, tol: float = 1e-6) -> Tortuosity:
+def tortuosity(image, phase=0, axis: int = 0, *, spacing=1.0, tol: float = 1e-5) -> Tortuosity:
     """Tortuosity factor of a phase of a labelled image (u = 1 and 0 on two opposite faces, no flux
     elsewhere).
 
@@ -57,7 +57,7 @@ def tortuosity(image, phase=0, axis: int = 0, *, spacing=1.0, tol: float = 1e-6)
     spacing
         Voxel size: one number, or one per axis (only ratios matter).
     tol
-        Relative residual. The flow is read from the energy, whose error is of the order of its square.
+        Relative residual. The flow is read from the energy, whose error falls with its square.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def _drive(field: np.ndarray, axis: int, spacing, tol: float) -> _Driven:
     if not solution.converged:
         raise ConvergenceError(
             f"the flow through the image reached a relative residual of {solution.residual:.1e} after {solution.iterations} "
-            f"iterations, not tol = {tol:.1e}. Raise tol: the error of tau is of the order of tol squared."
+            f"iterations, not tol = {tol:.1e}. Raise tol: the error of tau falls with its square."
         )
     # The dissipated energy is stationary in u, so its error is quadratic in that of u (and it bounds the flow
     # from above).
