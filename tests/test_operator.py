@@ -99,7 +99,24 @@ def test_a_contact_resistance_is_one_more_layer():
         grid, diffusivity=2.0, boundary={"x-": ds.Dirichlet(1.0), "x+": ds.Dirichlet(0.0)}, contacts=[("x", 0.5, 0.7)]
     )
     operator, u = steady(problem)
-    np.testing.assert_allclose(operator.flow("x-", u, 0.0), 1 / (1 / 2 + 0.7), rtol=1e-12)
+    flux = operator.flow("x-", u, 0.0)
+    np.testing.assert_allclose(flux, 1 / (1 / 2 + 0.7), rtol=1e-12)
+    steps = -np.diff(u.ravel())
+    np.testing.assert_allclose(steps, flux * (1 / 16 + 0.7 * (np.arange(7) == 3)), rtol=1e-11)
+
+
+@pytest.mark.parametrize("cells", [1, 2, 5])
+@pytest.mark.parametrize("low", [ds.Dirichlet(0.0), ds.Neumann(0.0), ds.Robin(3.0)], ids=lambda s: s.kind)
+@pytest.mark.parametrize("high", [ds.Dirichlet(0.0), ds.Neumann(0.0), ds.Robin(0.4)], ids=lambda s: s.kind)
+def test_the_facts_of_a_constant_box_are_those_of_its_matrix(cells, low, high):
+    sides = {"x-": low, "x+": high, "y": ds.Dirichlet(0.0)}
+    grid = ds.Grid(shape=(cells, 4), lengths=(1.0, 2.0))
+    operator = discretize(ds.Problem(grid, diffusivity=0.6, capacity=2.0, loss=0.3, boundary=sides))
+    matrix, mass = operator.matrix().toarray(), operator.mass.ravel()
+    np.testing.assert_allclose(operator.uniform.max_diagonal, (matrix.diagonal() / mass).max(), rtol=1e-14)
+    if operator.uniform.transformable:
+        rho = np.linalg.eigvalsh(matrix / mass[0]).max()
+        np.testing.assert_allclose(operator.uniform.spectral_radius, rho, rtol=1e-12)
 
 
 def test_wall_values_and_flows_of_a_robin_side():
