@@ -24,6 +24,7 @@ _PUBLIC = {
         "trajectory": "Trajectory",
         "store": "load",
         "equilibrium": "equilibrium time_to_equilibrium Equilibrium",
+        "forecast": "forecast Forecast",
         "tuning": "plan sweep fit Observations fit_rod fit_angstrom fit_harmonic time_harmonic",
         "applications": "tortuosity effective wall chip denoise",
         "particles": "walk",
