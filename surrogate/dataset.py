@@ -230,7 +230,7 @@ def _differences(found: dict, wanted: dict, prefix: str = "") -> list[str]:
 def _computed(recipe: _Recipe, shards: range, workers: int) -> Iterator[Iterator[tuple[int, dict[str, np.ndarray]]]]:
     """(shard, arrays) in order, computed by this process or by several."""
     if workers == 1 or len(shards) == 1:
-        yield ((k, compute_shard(recipe, k)) for k in shards)
+        yield ((k, compute_items(recipe, recipe.items(k))) for k in shards)
         return
     import multiprocessing
 
@@ -239,11 +239,13 @@ def _computed(recipe: _Recipe, shards: range, workers: int) -> Iterator[Iterator
 
     def in_order():
         rest = iter(shards)
-        waiting = [(k, pool.submit(compute_shard, recipe, k)) for k in itertools.islice(rest, workers + 1)]
+        waiting = [
+            (k, pool.submit(compute_items, recipe, recipe.items(k))) for k in itertools.islice(rest, workers + 1)
+        ]
         while waiting:
             k, future = waiting.pop(0)
             arrays = future.result()
-            waiting += [(j, pool.submit(compute_shard, recipe, j)) for j in itertools.islice(rest, 1)]
+            waiting += [(j, pool.submit(compute_items, recipe, recipe.items(j))) for j in itertools.islice(rest, 1)]
             yield k, arrays
 
     try:
@@ -282,10 +284,9 @@ def _stop_requests() -> Iterator[threading.Event]:
             signal.signal(key, handler)
 
 
-def compute_shard(recipe: _Recipe, shard: int) -> dict[str, np.ndarray]:
+def compute_items(recipe: _Recipe, items: range) -> dict[str, np.ndarray]:
     """The arrays of one shard, a function of its arguments alone."""
     spec, seed, n = recipe.spec, recipe.seed, recipe.resolution
-    items = recipe.items(shard)
     problems = [spec.problem(seed, i, n) for i in items]
     finer = FINER if recipe.labels == "restricted-fine" else 1
     solved = problems if finer == 1 else [spec.problem(seed, i, n * finer) for i in items]
