@@ -40,6 +40,8 @@ class Card:
         Channels of its two inputs.
     shape
         Cells of the grids it was trained on.
+    hybrid
+        The network also gets the equilibrium on cells that many times wider; 0: it does not.
     trained
         How: settings, data, budget used, errors on the validation split.
     """
@@ -50,6 +52,7 @@ class Card:
     coefficients: int
     forcing: int
     shape: tuple[int, ...]
+    hybrid: int = 0
     trained: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
@@ -63,10 +66,8 @@ class Card:
         missing = [key for key in required if not isinstance(record, dict) or key not in record]
         if missing:
             raise StoreError(f"{path} holds no model of this package: its card lacks {', '.join(missing)}.")
-        return cls(
-            **{**{key: record[key] for key in required}, "shape": tuple(record["shape"])},
-            trained=record.get("trained", {}),
-        )
+        optional = {key: record[key] for key in ("hybrid", "trained") if key in record}
+        return cls(**{**{key: record[key] for key in required}, "shape": tuple(record["shape"])}, **optional)
 
 
 class Surrogate:
@@ -94,7 +95,7 @@ class Surrogate:
         """
         problems = list(problems)
         self._needs("coefficients", "problems")
-        u = self._run(encoding.from_problems(problems), batch)
+        u = self._run(encoding.from_problems(problems, self.card.hybrid), batch)
         for answer, problem in zip(u, problems, strict=True):
             if problem.active is not None:
                 answer[~problem.active] = np.nan

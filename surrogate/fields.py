@@ -16,7 +16,7 @@ values, or the unit of time, scales the prediction exactly too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 
 import numpy as np
@@ -24,6 +24,9 @@ import numpy as np
 from diffsim.errors import ProblemError
 from diffsim.operator import Operator, discretize
 from diffsim.problem import Problem
+
+from .baselines import coarse_solve
+from .dataset import Item
 
 FORCINGS = 3  # channels of the right-hand side: sources and losses, imposed values, imposed fluxes
 RESPONSE = 1 / 25  # root mean square of u in a unit square with D = f = 1 and zero sides: makes outputs about 1
@@ -78,8 +81,11 @@ def channels(ndim: int) -> int:
     return 4 * ndim + 2
 
 
-def from_problems(problems: Sequence[Problem]) -> Fields:
+def from_problems(problems: Sequence[Problem], coarse: int = 0) -> Fields:
     """The fields of problems on grids of one shape.
+
+    With ``coarse = k`` the forcing has one channel more: the equilibrium on cells k times wider, solved and interpolated.
+    It is linear in the right-hand side too, and scales with it.
 
     Raises
     ------
@@ -104,7 +110,11 @@ def from_problems(problems: Sequence[Problem]) -> Fields:
         mean = _mean_conductance(operator)
         coefficients[i] = _coefficients(operator, mean)
         forcing[i], scale[i], reference[i] = _forcing(operator, mean)
-    return Fields(coefficients, forcing, scale, reference, directional=4 * ndim)
+    inputs = Fields(coefficients, forcing, scale, reference, directional=4 * ndim)
+    if coarse:
+        guess = coarse_solve([Item(problem, np.empty(0)) for problem in problems], coarse)
+        inputs = replace(inputs, forcing=np.concatenate([forcing, inputs.normalised(guess)], axis=1))
+    return inputs
 
 
 def _steady(problem: Problem) -> Operator:

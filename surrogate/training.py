@@ -42,6 +42,8 @@ class Settings:
     ----------
     batch
         Items per step.
+    hybrid
+        Also give the network the equilibrium on cells that many times wider, solved: it then corrects a coarse solve.
     items
         Train on the first that many items of the training split; 0: on all.
     optimizer, lr, weight_decay
@@ -81,6 +83,7 @@ class Settings:
     """
 
     batch: int = 10
+    hybrid: int = 0
     items: int = 0
     optimizer: str = "muon"
     lr: float | None = None
@@ -178,9 +181,9 @@ def train(
     """
     settings, rule, own, network_options = _sorted_options(model, options)
     _check_budget(minutes, epochs, seed, task)
-    training = _examples(data, task, "train", settings.items)
-    validation = _examples(data, task, "validation")
-    card = Card(model, network_options, task, *training.channels, training.shape)
+    training = _examples(data, task, "train", settings.hybrid, settings.items)
+    validation = _examples(data, task, "validation", settings.hybrid)
+    card = Card(model, network_options, task, *training.channels, training.shape, settings.hybrid)
     folder = Path(out) if out is not None else None
     call = {
         "card": asdict(card) | {"shape": list(card.shape)}, "settings": asdict(settings), "optimizer": own, "epochs": epochs,
@@ -498,7 +501,7 @@ class _Examples:
         return _Batch(turned(self.coefficients, self.directional), turned(self.forcing), turned(self.target), active)
 
 
-def _examples(data, task: str, part: str, limit: int = 0) -> _Examples:
+def _examples(data, task: str, part: str, hybrid: int, limit: int = 0) -> _Examples:
     """One split of a dataset, or its first `limit` items, in the network's units."""
     if getattr(data, "task", "coefficients") != task and task == "transient":
         raise ProblemError(
@@ -515,8 +518,12 @@ def _examples(data, task: str, part: str, limit: int = 0) -> _Examples:
         )
     picked = [data[int(i)] for i in items]
     u = np.stack([item.u for item in picked])
+    if hybrid and task == "transient":
+        raise ProblemError(
+            "train(hybrid=...) solves the problem on a coarse grid; with task 'transient' it is not known."
+        )
     if task == "coefficients":
-        inputs = encoding.from_problems([item.problem for item in picked])
+        inputs = encoding.from_problems([item.problem for item in picked], hybrid)
     else:
         inputs = encoding.from_frames(
             np.stack([item.times for item in picked]), np.stack([item.frames for item in picked])

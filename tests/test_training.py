@@ -1,5 +1,6 @@
 """The training loop: what it learns, how it stops, and that it goes on bit for bit."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from diffsim import Dirichlet, Grid, Problem, store
 from diffsim.errors import ConvergenceError, ProblemError, StoreError
 from diffsim.operator import discretize
 from diffsim.store.atomic import CRASH_EXIT
-from surrogate import fields, monitors, training
+from surrogate import baselines, fields, models, monitors, training
 from surrogate.checkpoint import STATE, read_state
 from surrogate.optimizers import OPTIMIZERS
 
@@ -404,7 +405,6 @@ def test_a_recipe_generates_enough_items_for_its_training_split():
 
 
 def test_recipes_name_what_exists():
-    from surrogate import models
     from surrogate.recipes import RECIPES, recipe_of
     from surrogate.sampling import SPECS
 
@@ -414,6 +414,26 @@ def test_recipes_name_what_exists():
         assert recipe.model in models.MODELS
     with pytest.raises(ProblemError, match="Did you mean 'darcy-64'"):
         recipe_of("darcy64")
+
+
+def test_a_hybrid_starts_from_the_coarse_solve_and_reads_back_the_same(tmp_path):
+    data = pairs()
+    model = sg.train(data, epochs=1, hybrid=2, out=tmp_path, **TINY)
+    problems = data.problems[:2]
+    coarse = baselines.coarse_solve([data[i] for i in range(2)])
+    inputs = fields.from_problems(problems, coarse=2)
+    np.testing.assert_allclose(inputs.physical(inputs.forcing[:, -1:]), coarse, rtol=1e-5)
+    np.testing.assert_array_equal(sg.load(tmp_path).fields(problems), model.fields(problems))
+    with pytest.raises(ProblemError, match="not known"):
+        sg.train(Frames(), task="transient", epochs=1, hybrid=2, **TINY)
+
+
+def test_no_name_means_two_options():
+    of_training = {f.name for f in dataclasses.fields(training.Settings)}
+    of_optimizers = {name for rule in OPTIMIZERS.values() for name in rule.options}
+    for model in models.MODELS:
+        assert not set(models.options_of(model)) & (of_training | of_optimizers)
+    assert not of_training & of_optimizers
 
 
 def test_a_limit_on_the_training_items_is_kept(tmp_path):

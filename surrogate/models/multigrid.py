@@ -148,7 +148,7 @@ class MultigridNetwork(nn.Module):
         residual: bool = False,
     ):
         super().__init__()
-        if residual and (coefficients, forcing) != (fields.channels(len(shape)), fields.FORCINGS):
+        if residual and (coefficients != fields.channels(len(shape)) or forcing < fields.FORCINGS):
             raise ProblemError("model 'multigrid': residual=True needs the channels of a problem: task='coefficients'.")
         ndim, self.levels, self.repeats = len(shape), levels_for(shape, levels), cycles
         gain = 1 / math.sqrt(2 * cycles)
