@@ -204,7 +204,9 @@ def simulate(
         run.probes[name] = PointValue(operator, point)
         run.records[name] = ([], [])
 
-    wild = step is not None and on_unstable == "allow" and not within(step, chosen.real_limit() / _radius(operator))
+    wild = step is not None and on_unstable == "allow" and problem.reaction is None  # a reaction has no such bound
+    if wild and problem.steady_coefficients:
+        wild = not within(step, chosen.real_limit() / _radius(operator))
     watch = _Watch(run, stop, _Progress(progress, begin, until), wild)
     status, message = "finished", f"reached t = {until:g} with {chosen.name}"
     try:
@@ -215,7 +217,7 @@ def simulate(
         if step is None and _adaptive(chosen, tol):
             _adapt(run, stepper, times, tol or DEFAULT_TOL, watch)
         else:
-            _march(run, stepper, times, step, watch)
+            _march(run, stepper, times, step, on_unstable, watch)
     except _Ended as end:
         status, message = end.status, end.message
     except ConvergenceError as error:
@@ -474,45 +476,56 @@ class _Progress:
             self.bar.stop()
 
 
-def _march(run: _Run, stepper: Stepper, times: np.ndarray, step: float | None, watch: _Watch) -> None:
+def _march(run: _Run, stepper: Stepper, times: np.ndarray, step: float | None, policy: str, watch: _Watch) -> None:
     """Equal steps between saved times."""
-    counts = run.system.counts
-    exponential = stepper.scheme.family == "exponential"
+    counts, system = run.system.counts, run.system
     chunk = max(1, _CHUNK_CELLS // run.u.size)
-    if watch.every_step:
+    if watch.every_step or system.shaken or not system.steady:
         chunk = 1
     elif isinstance(watch.stop, AtSteady) or watch.wild:
         chunk = min(chunk, 64)
-    span = (times[-1] - run.t) if len(times) else 0.0
+    often = (times[-1] - run.t) / 200 if watch.often and len(times) else math.inf
+    limited_by = "save" if step is not None or stepper.scheme.family == "exponential" else "stability"
     for target in times:
         while run.t < target:
-            operator = run.operator if not run.system.steady else stepper.operator
             start, interval = run.t, target - run.t
-            largest = (
-                step if step is not None else (interval if exponential else largest_good_step(operator, stepper.scheme))
-            )
-            if watch.often:
-                largest = min(largest, span / 200) if exponential else largest
+            largest = _largest(run, stepper.scheme, step, policy, interval)
+            if stepper.scheme.family == "exponential":
+                largest = min(largest, often)
             n = max(1, math.ceil(interval / largest * (1 - 1e-12)))
             h = interval / n
-            counts.limited_by["stability" if step is None and not exponential else "save"] += n
-            look = max(1, min(chunk, math.ceil(span / 200 / h))) if watch.often else chunk
+            look = max(1, min(chunk, math.ceil(often / h))) if math.isfinite(often) else chunk
             done = 0
             while done < n:
-                if not run.system.steady and step is None and done:
-                    # coefficients moved: the limit is proved afresh, and the rest of the interval divided anew
-                    now = largest_good_step(run.operator, stepper.scheme)
-                    if h > now or h < 0.5 * now:
+                if done and not system.steady:
+                    # coefficients moved: the step is proved afresh, and the rest of the interval divided anew
+                    now = _largest(run, stepper.scheme, step, policy, interval)
+                    if h > now or (step is None and h < 0.5 * now):
                         break
-                m = min(look if run.system.steady and not run.system.shaken else 1, n - done)
+                m = min(look, n - done)
                 run.used(h)
-                if run.system.shaken:
-                    run.system.shake(h)
+                if system.shaken:
+                    system.shake(h)
                 run.gain += stepper.advance(run.u, run.t, h, m)
                 done += m
+                counts.limited_by[limited_by] += m
                 run.t = float(target) if done == n else start + done * h
                 watch.look()
         run.save()
+
+
+def _largest(run: _Run, scheme: Scheme, step: float | None, policy: str, interval: float) -> float:
+    """The step to take now; a `StabilityError` where coefficients have moved so far that the given one is unstable."""
+    from .stability import allowed_step, check_step
+
+    if step is None:
+        return interval if scheme.family == "exponential" else largest_good_step(run.operator, scheme)
+    if run.system.steady or policy == "allow":
+        return step  # proved before the run, or wanted as it is
+    if policy == "substep":
+        return min(step, allowed_step(run.operator, scheme))
+    check_step(run.operator, scheme, step)
+    return step
 
 
 def _adapt(run: _Run, stepper: Stepper, times: np.ndarray, tol: float, watch: _Watch) -> None:

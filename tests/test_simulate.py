@@ -379,6 +379,26 @@ def test_a_radiating_side_settles_where_radiation_balances_the_supply():
     np.testing.assert_allclose(run.final, centre, rtol=2e-4)
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("scheme", ["ftcs", "rk4", "rkc2"])
+def test_a_reaction_that_explodes_ends_as_unstable(scheme):
+    problem = ds.Problem(ds.Grid(shape=(8,), lengths=(1.0,)), diffusivity=1.0, reaction=lambda u: u**2)
+    run = ds.simulate(problem, 1.0, until=2.0, scheme=scheme)  # u = 1 / (1 - t)
+    assert (run.status, run.ok) == ("unstable", False)
+    assert 0.9 < run.t[-1] < 1.2
+    assert np.isfinite(run.u).all()
+
+
+def test_a_step_is_proved_again_when_the_state_has_moved_the_coefficients():
+    grid = ds.Grid(shape=(20,), lengths=(1.0,))
+    problem = ds.Problem(grid, ds.OfState(lambda u: 1 + u**2), boundary={"x-": ds.Dirichlet(4.0)})
+    dt = 0.9 * ds.stability(problem, "ftcs", u=0.0).dt_limit
+    with pytest.raises(ds.StabilityError):
+        ds.simulate(problem, 0.0, until=300 * dt, scheme="ftcs", dt=dt)
+    assert ds.simulate(problem, 0.0, until=300 * dt, scheme="ftcs", dt=dt, on_unstable="substep").ok
+    assert ds.simulate(problem, 0.0, until=300 * dt, scheme="ftcs", dt=dt, on_unstable="allow").status == "unstable"
+
+
 @pytest.mark.parametrize("scheme", ["ftcs", "crank-nicolson", "rk4"])
 def test_noise_settles_at_the_variance_of_its_scheme(scheme):
     # a chain of cells with walls: every mode is a linear recurrence y' = R y + (R - 1)/z noise sqrt(dt) xi
