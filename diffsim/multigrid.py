@@ -7,7 +7,7 @@ number of threads.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numba
@@ -185,13 +185,25 @@ class Multigrid:
         -------
         Solve
             Never raises for want of convergence: read `.converged`.
+
+        Raises
+        ------
+        ValueError
+            For a right-hand side that is not finite, or an unknown norm.
         """
         if norm != "residual":
             raise ValueError(f"norm = {norm!r}: only 'residual' exists.")
         rhs = np.ascontiguousarray(rhs, dtype=np.float64).reshape(self.shape)
         x = np.zeros(self.shape) if x0 is None else np.array(x0, dtype=np.float64, order="C").reshape(self.shape)
-        if not rhs.any():
+        top = float(np.abs(rhs).max(initial=0.0))
+        if not math.isfinite(top):
+            raise ValueError("rhs holds values that are not finite; nothing can be solved with them.")
+        if top == 0.0:
             return Solve(np.zeros(self.shape), 0, 0.0, True, 0.0)
+        if not 1e-100 < top < 1e100:  # squares of these would leave the range of doubles
+            unit = 2.0 ** math.frexp(top)[1] if top < 1e300 else top
+            part = self.solve(rhs / unit, None if x0 is None else x / unit, tol, max_iterations)
+            return replace(part, x=part.x * unit)
         if self.direct:
             return self._eliminate(rhs)
         table, arena, dense, _ = self._hierarchy

@@ -265,9 +265,20 @@ def test_zero_and_scale_of_the_right_hand_side():
     assert nothing.converged
     assert nothing.iterations == 0
     assert not nothing.x.any()
-    big, small = (solver.solve(np.full(diagonal.shape, scale)) for scale in (2.0**400, 2.0**-400))
-    assert big.iterations == small.iterations
-    np.testing.assert_allclose(big.x / 2.0**400, small.x * 2.0**400, rtol=1e-9)
+    one = solver.solve(np.ones(diagonal.shape))
+    for scale in (2.0**1000, 2.0**400, 2.0**-400, 2.0**-1000):
+        scaled = solver.solve(np.full(diagonal.shape, scale))
+        assert scaled.iterations == one.iterations
+        np.testing.assert_allclose(scaled.x / scale, one.x, rtol=1e-9)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_right_hand_side_that_is_not_finite_is_refused(bad):
+    conductances, diagonal, _ = graph(np.ones((1, 8, 8)), walls=[1])
+    rhs = np.ones((1, 8, 8))
+    rhs[0, 3, 3] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        Multigrid(conductances, diagonal).solve(rhs)
 
 
 def test_other_norms_are_refused():

@@ -201,7 +201,9 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, aggregates, box, table, arena,
             second += sums[row, 1]
         if job == RESIDUAL:
             residual, rounding = np.sqrt(first), 2.3e-16 * np.sqrt(second)
-            if residual <= max(tol * size, 2.0 * rounding) or iterations >= max_iterations or residual >= 0.5 * before:
+            if residual <= max(tol * size, 2.0 * rounding) or iterations >= max_iterations:
+                break
+            if not residual < 0.5 * before:  # no progress, or not a number
                 break
             if target == 0.0 or halfway:  # the start, or the first look at how far rounding lets it go
                 target = max(tol * size, 1e-5 * size) if target == 0.0 else max(tol * size, 1.5 * rounding)
