@@ -18,6 +18,7 @@ _PUBLIC = {
         "predict": "Prediction predict",
         "certificate": "certify Bound",
         "evaluate": "evaluate Report",
+        "ladder": "ladder",
         "adjoint": "equilibrium_layer",
         "doctor": "examine",
         "adapt": "Adaptive",

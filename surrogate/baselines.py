@@ -75,9 +75,13 @@ def coarsened(problem: Problem, factor: int) -> Problem:
     grid = problem.grid
     plain = all(isinstance(x, float | np.ndarray) for x in (problem.diffusivity, problem.capacity, problem.loss))
     steady = problem.source.constant and problem.ambient.constant
-    if not (grid.uniform and plain and steady and problem.active is None and problem.fixed is None and not problem.contacts):
+    if not (
+        grid.uniform and plain and steady and problem.active is None and problem.fixed is None and not problem.contacts
+    ):
         raise ProblemError("only uniform boxes with plain coefficients, without voids and held cells, are coarsened.")
-    if any(n % factor for n in grid.shape) or any(np.ndim(v) for s in problem.boundary.values() for v in vars(s).values()):
+    if any(n % factor for n in grid.shape) or any(
+        np.ndim(v) for s in problem.boundary.values() for v in vars(s).values()
+    ):
         raise ProblemError(f"a grid of {grid.shape} with sides that vary does not divide by {factor}.")
     coarse = Grid(shape=tuple(n // factor for n in grid.shape), lengths=grid.lengths, origin=grid.origin)
     d = problem.diffusivity
@@ -118,6 +122,15 @@ def exponential_whole(train: dict[str, np.ndarray], items: Sequence[Item]) -> np
     """As `exponential`, with one ratio for the whole field."""
     frames = np.stack([item.frames for item in items])
     return _limit(frames, 0.99, whole=True)
+
+
+def forecasts(items: Sequence[Item], method: str) -> np.ndarray:
+    """`diffsim.forecast` item by item; "linear-inverse" also knows the grid and the sides, but neither D nor the source."""
+    results = []
+    for item in items:
+        known = item.problem.with_(diffusivity=1.0, source=0.0) if method == "linear-inverse" else None
+        results.append(diffsim.forecast(item.times, item.frames, method, problem=known).u)
+    return np.stack(results)
 
 
 _RATIOS = np.array([0.0, 0.25, 0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99])

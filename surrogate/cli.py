@@ -176,8 +176,15 @@ def doctor(
 
 @app.command()
 def train(
-    data: Data,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the model; the same call resumes it.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of a dataset; with --recipe, of data and models.")
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="Folder of the model; the same call resumes it.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Reproduce a row of docs/results.md: generate, train and evaluate in DATA.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Architecture; a wrong name lists them.")] = "multigrid",
     task: Annotated[str | None, typer.Option(help="coefficients or transient; default: what the data are.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time to train.")] = None,
@@ -192,6 +199,11 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a surrogate; interrupted at any moment, the same call goes on."""
+    if recipe is not None:
+        _reproduce(recipe, data, seed, minutes, _settings(overrides), quiet, json)
+        return
+    if out is None:
+        raise typer.BadParameter("OUT is missing: name a folder for the model.")
     from .dataset import Dataset
     from .training import train as run
 
@@ -228,6 +240,36 @@ def train(
         raise typer.Exit(console.INTERRUPTED)
     if not quiet and not json:
         note(f"next: surrogate evaluate {out} {data}")
+
+
+def _reproduce(
+    name: str, folder: Path, seed: int, minutes: float | None, options: dict, quiet: bool, json: bool
+) -> None:
+    from .recipes import reproduce
+
+    _, report = reproduce(name, folder, seed, minutes, progress=False if quiet or json else None, **options)
+    emit(report.as_dict()) if json else say(report.table())
+
+
+@app.command()
+def ladder(
+    model: Model,
+    count: Annotated[int, typer.Option(min=1, help="Items per rung.")] = 16,
+    resolution: Annotated[int | None, typer.Option(min=4, help="Cells per axis; default: as trained.")] = None,
+    seed: Seed = 1_000_000,
+    tol: Annotated[float, typer.Option(help="Relative L2 error up to which a prediction is accepted.")] = 1e-2,
+    json: Json = False,
+) -> None:
+    """Measure a model away from what it was trained on: contrast, roughness, sources, sides, resolution."""
+    from .checkpoint import load
+    from .ladder import ladder as climb
+
+    rungs = climb(load(model), count=count, resolution=resolution, seed=seed, tol=tol)
+    if json:
+        emit({rung.name: {"accepted": rung.accepted, **rung.errors} for rung in rungs})
+        return
+    rows = [(r.name, *(100 * r.errors["l2"][s] for s in ("mean", "worst")), 100 * r.accepted) for r in rungs]
+    say(table(rows, ("away from the training data", "mean L2 error, %", "worst, %", f"accepted at {100 * tol:g} %, %")))
 
 
 @app.command()

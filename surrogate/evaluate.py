@@ -191,7 +191,7 @@ def evaluate(
             f"the model is for task {model.task!r}, the data for {data.task!r}; give data of the model's task."
         )
     items = [data[int(i)] for i in chosen]
-    measure = _Measure(items)
+    measure = Measure(items)
     say(f"predicting {len(items)} items")
     fields, timing = _predicted(model, items)
     errors = measure(fields)
@@ -219,14 +219,14 @@ def evaluate(
     if data.labels == "restricted-fine":
         own = np.stack([s.u for s in diffsim.equilibrium([item.problem for item in items], tol=1e-10)])
         report["label_error"] = measure(own)
-        report["same_grid"] = _Measure([Item(item.problem, u) for item, u in zip(items, own, strict=True)])(fields)
+        report["same_grid"] = Measure([Item(item.problem, u) for item, u in zip(items, own, strict=True)])(fields)
     worst = np.argsort(-measure.l2(fields), kind="stable")[:5]
     title = f"{getattr(getattr(model, 'card', None), 'model', type(model).__name__)} on {data!r}"
     numbers = [int(chosen[i]) for i in worst]
     return Report(title, len(items), errors, rows, worst_items=numbers, notes=notes, timing=timing, **report)
 
 
-class _Measure:
+class Measure:
     """Relative errors of fields against the labels of items, in L2 and in energy."""
 
     def __init__(self, items: Sequence[Item]):
@@ -299,7 +299,7 @@ class _Known:
         return [self._fields.pop(0) for _ in problems]
 
 
-def _certified(model, items, fields, tol, measure: "_Measure") -> tuple[dict[str, float] | None, float]:
+def _certified(model, items, fields, tol, measure: "Measure") -> tuple[dict[str, float] | None, float]:
     start = time.perf_counter()
     predictions = predict(_Known(model, fields), [item.problem for item in items], tol=tol)
     seconds = (time.perf_counter() - start) / len(items)
@@ -332,14 +332,14 @@ def _learning_free(task: str, train, items):
         yield "last frame", lambda: baselines.last_frame(items)
         yield "exponential extrapolation", lambda: baselines.exponential(train or {"u": []}, items)
         yield "exponential, one rate", lambda: baselines.exponential_whole(train or {"u": []}, items)
+        yield "dynamic modes", lambda: baselines.forecasts(items, "dynamic-modes")
+        yield "linear inverse (sides known)", lambda: baselines.forecasts(items, "linear-inverse")
     else:
         yield "coarse solve (2x)", lambda: baselines.coarse_solve(items, 2)
         yield "coarse solve (4x)", lambda: baselines.coarse_solve(items, 4)
 
 
-def _solver(
-    items, measure: "_Measure", target: float, seconds: float
-) -> tuple[dict[str, Any] | None, dict[str, float]]:
+def _solver(items, measure: "Measure", target: float, seconds: float) -> tuple[dict[str, Any] | None, dict[str, float]]:
     """The solver, stopped where its mean L2 error is that of the surrogate; and what it reaches in the same time."""
     problems = [item.problem for item in items]
     diffsim.equilibrium(problems[:1], tol=0.3)  # compiles

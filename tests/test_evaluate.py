@@ -208,3 +208,12 @@ def test_mistakes_on_the_command_line_end_with_their_code_and_write_nothing(tmp_
 def test_specs_are_listed(capsys):
     assert run("specs") == 0
     assert "transient-sensors" in capsys.readouterr().out
+
+
+def test_the_ladder_measures_every_rung():
+    rungs = sg.ladder(Scaled(), count=2, resolution=8)
+    assert len({rung.name for rung in rungs}) == len(rungs) > 8
+    for rung in rungs:
+        assert rung.errors["l2"]["worst"] == pytest.approx(0.02, rel=1e-5)
+    with pytest.raises(ds.ProblemError, match="known problems"):
+        sg.ladder(Frames())
