@@ -205,7 +205,7 @@ def simulate(
         run.records[name] = ([], [])
 
     wild = step is not None and on_unstable == "allow" and problem.reaction is None  # a reaction has no such bound
-    if wild and problem.steady_coefficients:
+    if wild and step is not None and problem.steady_coefficients:
         wild = not within(step, chosen.real_limit() / _radius(operator))
     watch = _Watch(run, stop, _Progress(progress, begin, until), wild)
     status, message = "finished", f"reached t = {until:g} with {chosen.name}"
