@@ -1,4 +1,5 @@
-"""What drives a discrete problem: its walls, and the right-hand side F(t) they make with sources and losses."""
+"""What drives a discrete problem: its walls, and the right-hand side F(t) they make with sources and
+losses."""
 
 import math
 from dataclasses import dataclass
@@ -39,14 +40,17 @@ class Wall:
 
     def wall_values(self, u: np.ndarray, t: float) -> np.ndarray:
         """Values at the wall itself, (m,): one half cell from the centre along the flow."""
-        return u[self.cells] + np.divide(
+        reached = u[self.cells] + np.divide(
             self.inflow(u, t), self.half, out=np.zeros_like(self.half), where=self.half > 0
         )
+        held = (self.g == self.half) & (self.half > 0)
+        return np.where(held, self.data_at(self.value, t), reached)
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """``weight * data(t)`` added to the forcing of `cells`; `places` picks from array data (None: the data is padded like F)."""
+    """``weight * data(t)`` added to the forcing of `cells`; `places` picks from array data (None: the data is
+    padded like F)."""
 
     cells: Any  # flat indices, or slice(None)
     weight: np.ndarray
@@ -107,9 +111,11 @@ class Forcing:
         return patterns.reshape(-1, *self.shape)
 
     def table(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(base, patterns (p, *shape), amplitudes (len(times), p)) with F(t_k) = base + sum_p amplitudes[k, p] patterns[p].
+        """(base, patterns (p, *shape), amplitudes (len(times), p)) with F(t_k) = base + sum_p amplitudes[k,
+        p] patterns[p].
 
-        Where array data move in time the patterns are the moving parts at the given times: ask for few times then.
+        Where array data move in time the patterns are the moving parts at the given times: ask for few times
+        then.
         """
         if self.separable:
             amplitudes = np.empty((len(times), len(self._moving)))

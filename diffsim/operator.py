@@ -1,4 +1,5 @@
-"""The discrete problem ``m du/dt = -K u + F(t)``: conductances, walls, forcing, and rigorous bounds of its spectrum.
+"""The discrete problem ``m du/dt = -K u + F(t)``: conductances, walls, forcing, and rigorous bounds of its
+spectrum.
 
 Arrays are padded to three axes (leading axes of length 1), so that one kernel serves every dimension.
 docs/architecture.md states the conventions.
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from . import tensor
 from .boundary import wall_parts
 from .data import Data
 from .errors import ProblemError
@@ -49,7 +51,8 @@ class Operator:
         self.linear = problem.linear
         self.autonomous = not isinstance(problem.diffusivity, OfTime)
 
-    # --- shapes ---------------------------------------------------------------------------------------------------
+    # --- shapes
+    # ---------------------------------------------------------------------------------------------------
 
     def pad(self, field: np.ndarray) -> np.ndarray:
         """A field of the grid's shape in the padded shape, C-contiguous float64 (a view where possible)."""
@@ -82,12 +85,17 @@ class Operator:
     @cached_property
     def free(self) -> np.ndarray:
         """Cells that are solved for, padded bool."""
-        free = np.ones(self.grid.shape, dtype=bool) if self.problem.active is None else self.problem.active.copy()
+        free = (
+            np.ones(self.grid.shape, dtype=bool)
+            if self.problem.active is None
+            else self.problem.active.copy()
+        )
         if self.problem.fixed is not None:
             free &= ~self.problem.fixed[0]
         return free.reshape(self.shape)
 
-    # --- coefficients ---------------------------------------------------------------------------------------------
+    # --- coefficients
+    # ---------------------------------------------------------------------------------------------
 
     @cached_property
     def _coefficient(self):
@@ -147,8 +155,9 @@ class Operator:
         return slopes
 
     def _face_slopes(self, axis: int) -> np.ndarray:
-        """du/dn at the faces across `axis`: 0 at insulated walls and next to voids, wrapped where periodic, and at other
-        walls the slope of the nearest inner face (a zero there would halve |grad u| and cost an order)."""
+        """du/dn at the faces across `axis`: 0 at insulated walls and next to voids, wrapped where periodic,
+        and at other walls the slope of the nearest inner face (a zero there would halve |grad u| and cost an
+        order)."""
         u, grid = self._field, self.grid
         gap = np.diff(grid.centers[axis])
         inner = np.diff(u, axis=axis) / grid._along(axis, gap)
@@ -159,7 +168,9 @@ class Operator:
         _slice(faces, axis, 1, -1)[...] = inner
         for end, wall, beside in (("-", 0, 1), ("+", grid.shape[axis], grid.shape[axis] - 1)):
             side = self.problem.boundary[f"{grid.axes[axis]}{end}"]
-            if grid.shape[axis] > 1 and not (side.kind == "flux" and np.ndim(side.flux) == 0 and side.flux == 0):
+            if grid.shape[axis] > 1 and not (
+                side.kind == "flux" and np.ndim(side.flux) == 0 and side.flux == 0
+            ):
                 _slice(faces, axis, wall, wall + 1)[...] = _slice(faces, axis, beside, beside + 1)
         if self.periodic[self.lead + axis]:
             wrap = (_slice(u, axis, 0, 1) - _slice(u, axis, -1, None)) / (
@@ -174,7 +185,8 @@ class Operator:
         return np.sqrt(sum(s * s for s in self._cell_slopes))
 
     def _face_gradient_magnitude(self, axis: int) -> np.ndarray:
-        """|grad u| at the faces across `axis`: the face's own slope, and the mean of the cells' slopes across it."""
+        """|grad u| at the faces across `axis`: the face's own slope, and the mean of the cells' slopes across
+        it."""
         total = self._face_slopes(axis) ** 2
         for other, slope in enumerate(self._cell_slopes):
             if other != axis:
@@ -196,8 +208,9 @@ class Operator:
         return faces
 
     def _links(self, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(links, low, high): conductances of the inner faces across grid axis `axis` before voids and held cells are
-        cut out, (n + 1 faces, walls 0 unless periodic), and of the half cells to the low and high walls."""
+        """(links, low, high): conductances of the inner faces across grid axis `axis` before voids and held
+        cells are cut out, (n + 1 faces, walls 0 unless periodic), and of the half cells to the low and high
+        walls."""
         grid, coefficient = self.grid, self._coefficient
         n = grid.shape[axis]
         shape = [k + (a == axis) for a, k in enumerate(grid.shape)]
@@ -206,7 +219,9 @@ class Operator:
         d = np.broadcast_to(self._along(axis), grid.shape)
         links = np.zeros(shape)
         with np.errstate(divide="ignore", over="ignore"):
-            resistance = 0.5 * width / d  # half cell, per area; inf where D = 0 or so small that nothing passes
+            resistance = (
+                0.5 * width / d
+            )  # half cell, per area; inf where D = 0 or so small that nothing passes
         inner = _slice(links, axis, 1, -1)
         if isinstance(coefficient, OfGradient):
             at_faces = self._checked_faces(coefficient, axis)
@@ -225,7 +240,9 @@ class Operator:
                     )
             inner[...] = _slice(area, axis, 1, -1) / series
         if self.periodic[self.lead + axis] and n > 1:
-            wrap = _slice(area, axis, 0, 1) / (_slice(resistance, axis, 0, 1) + _slice(resistance, axis, -1, None))
+            wrap = _slice(area, axis, 0, 1) / (
+                _slice(resistance, axis, 0, 1) + _slice(resistance, axis, -1, None)
+            )
             _slice(links, axis, 0, 1)[...] = wrap
             _slice(links, axis, -1, None)[...] = wrap
         low = _slice(area, axis, 0, 1) / _slice(resistance, axis, 0, 1)
@@ -252,6 +269,8 @@ class Operator:
         free = self.free.reshape(grid.shape)
         for axis in range(grid.ndim):
             links, low, high = self._links(axis)
+            if isinstance(self._coefficient, Tensor):
+                links = tensor.loosened(links, grid, self._coefficient, axis, problem.boundary)
             name, n = grid.axes[axis], grid.shape[axis]
             if not self.all_free:
                 pairs = [(slice(0, n - 1), slice(1, n), slice(1, n))]
@@ -268,11 +287,15 @@ class Operator:
                         if problem.fixed is not None:
                             cut = inside & take(problem.fixed[0], there)
                             values = take(problem.fixed[1], there)
-                            held.append((take(index, here)[cut], take(area, face)[cut], link[cut], values[cut]))
+                            held.append(
+                                (take(index, here)[cut], take(area, face)[cut], link[cut], values[cut])
+                            )
                         if active is not None:
                             cut = inside & ~take(active, there)
                             half = take(area, face)[cut] * take(d, here)[cut] / (0.5 * take(width, here)[cut])
-                            void.append((take(index, here)[cut], take(index, there)[cut], take(area, face)[cut], half))
+                            void.append(
+                                (take(index, here)[cut], take(index, there)[cut], take(area, face)[cut], half)
+                            )
                     link *= take(free, left) & take(free, right)
                 if self.periodic[self.lead + axis] and n > 1:
                     _slice(links, axis, -1, None)[...] = _slice(links, axis, 0, 1)
@@ -303,7 +326,9 @@ class Operator:
     def _face_shape(self, axis: int) -> tuple[int, ...]:
         return tuple(n + (a == axis) for a, n in enumerate(self.shape))
 
-    def _side_walls(self, side: str, axis: int, half: np.ndarray, cells: np.ndarray, free: np.ndarray) -> list[Wall]:
+    def _side_walls(
+        self, side: str, axis: int, half: np.ndarray, cells: np.ndarray, free: np.ndarray
+    ) -> list[Wall]:
         shape = self.grid.side_shape(side)
         area = np.take(self.grid.face_areas(axis), 0 if side.endswith("-") else -1, axis=axis)
         area = np.broadcast_to(area, shape)
@@ -315,6 +340,8 @@ class Operator:
                 continue
             places = np.flatnonzero(chosen)
             h, value, flux = what.terms(side, shape)
+            if isinstance(self._coefficient, Tensor) and what.kind == "value" and mask is None:
+                flux = tensor.wall_flux(self.grid, self._coefficient, side, value, flux, self.periodic[1:])
             walls.append(
                 self._wall(
                     side,
@@ -361,9 +388,13 @@ class Operator:
                     f"the side {side} radiates, which depends on u: give the state, discretize(problem, u=field)."
                 )
             wall = Wall(side, cells, area, half, np.zeros_like(area), places, value, flux)
-            h = _radiative_coefficient(h, half / area, np.ravel(self._field)[cells], wall.data_at(value, self.t))
+            h = _radiative_coefficient(
+                h, half / area, np.ravel(self._field)[cells], wall.data_at(value, self.t)
+            )
         with np.errstate(divide="ignore", invalid="ignore"):
-            g = np.where(half > 0, 1 / (1 / (np.asarray(h) * area) + 1 / half), 0.0)  # h = inf: g = half; h = 0: g = 0
+            g = np.where(
+                half > 0, 1 / (1 / (np.asarray(h) * area) + 1 / half), 0.0
+            )  # h = inf: g = half; h = 0: g = 0
         return Wall(side, cells, area, half, g, places, value, flux)
 
     @property
@@ -376,25 +407,23 @@ class Operator:
 
     @cached_property
     def cross(self) -> np.ndarray | None:
-        """D_xy at the vertices of a 2-D grid, (nx + 1, ny + 1), where D is a tensor; otherwise None.
-
-        The cross term is the energy ``2 D_xy u_x u_y`` of the four cells around a vertex, so K stays symmetric.
-        """
+        """D_xy at the vertices of a 2-D grid, (nx + 1, ny + 1), where D is a tensor; otherwise None (see
+        `tensor`)."""
         d = self._coefficient
         if not isinstance(d, Tensor):
             return None
-        xx, xy, yy = (np.broadcast_to(entry, self.grid.shape) for entry in (d.xx, d.xy, d.yy))
-        corners = np.zeros((self.grid.shape[0] + 1, self.grid.shape[1] + 1))
-        at = lambda c: np.stack([c[:-1, :-1], c[1:, :-1], c[:-1, 1:], c[1:, 1:]])  # noqa: E731
-        # never more than what the harmonic face terms around the vertex can carry: keeps K semidefinite at jumps
-        limit = np.sqrt(np.min(at(xx), axis=0) * np.min(at(yy), axis=0))
-        corners[1:-1, 1:-1] = np.clip(np.mean(at(xy), axis=0), -limit, limit)
-        return corners
+        if self.problem.fixed is not None:
+            raise ProblemError(
+                "a diffusivity Tensor beside held cells (fixed) is not supported; use PerAxis, or hold sides."
+            )
+        return tensor.vertex_values(self.grid, d, self.periodic[1:])
 
     @cached_property
     def mass(self) -> np.ndarray:
         """m = c V, padded; 1 in cells that are not free."""
-        mass = np.array(np.broadcast_to(self.problem.capacity * self.grid.volumes, self.grid.shape)).reshape(self.shape)
+        mass = np.array(np.broadcast_to(self.problem.capacity * self.grid.volumes, self.grid.shape)).reshape(
+            self.shape
+        )
         if not self.all_free:
             mass[~self.free] = 1.0
         return mass
@@ -433,9 +462,12 @@ class Operator:
             terms.append(Term(everywhere, weight, problem.ambient, None))
         if not (problem.source.constant and not np.any(problem.source.steady)):
             terms.append(Term(everywhere, volumes, problem.source, None))
+        if isinstance(self._coefficient, Tensor):
+            terms += tensor.push_terms(self.grid, self._coefficient, problem.boundary, self.periodic[1:])
         return Forcing(self.shape, terms)
 
-    # --- constant-coefficient box -----------------------------------------------------------------------------------
+    # --- constant-coefficient box
+    # -----------------------------------------------------------------------------------
 
     @cached_property
     def uniform(self) -> Uniform | None:
@@ -460,9 +492,12 @@ class Operator:
             sides.append((pair[0], pair[1]))
         pad = (0.0,) * self.lead
         spacing = (1.0,) * self.lead + grid.spacing
-        return Uniform(self.shape, pad + tuple(numbers), problem.capacity, problem.loss, spacing, tuple(sides))
+        return Uniform(
+            self.shape, pad + tuple(numbers), problem.capacity, problem.loss, spacing, tuple(sides)
+        )
 
-    # --- action and spectrum ------------------------------------------------------------------------------------------
+    # --- action and spectrum
+    # ------------------------------------------------------------------------------------------
 
     def apply(self, u: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """K u for a padded field."""
@@ -472,7 +507,7 @@ class Operator:
             out = np.empty(self.shape)
         stepping.apply_stiffness(*self.conductances, self.diagonal, u, out)
         if self.cross is not None:
-            out[0] += _cross_product(self.cross, u[0])
+            out[0] += tensor.product(self.cross, u[0])
         return out
 
     def rates(self, u: np.ndarray, t: float | None = None) -> np.ndarray:
@@ -499,11 +534,13 @@ class Operator:
                 cols += [i, j, j, i]
                 values += [c, c, -c, -c]
         shape = (index.size, index.size)
-        matrix = coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=shape).tocsr()
+        matrix = coo_array(
+            (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=shape
+        ).tocsr()
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
         if self.cross is not None:
-            matrix = matrix + _cross_matrix(self.cross, index[0])
+            matrix = matrix + tensor.matrix(self.cross, index[0])
         return matrix
 
     @cached_property
@@ -522,7 +559,8 @@ class Operator:
         return float((self._stencil_diagonal / self.mass).max())
 
     def spectral_bound(self, sharp: bool = True) -> SpectralBound:
-        """A rigorous upper bound of rho(A): closed form on constant boxes, else Gershgorin, tightened where `sharp`."""
+        """A rigorous upper bound of rho(A): closed form on constant boxes, else Gershgorin, tightened where
+        `sharp`."""
         if self.uniform is not None and self.uniform.transformable:
             exact = self.uniform.spectral_radius
             return SpectralBound(exact, "exact", exact)
@@ -560,12 +598,13 @@ class Operator:
     def _cross_rows(self) -> np.ndarray:
         """Half the absolute row sums of the cross-term matrix, padded."""
         assert self.cross is not None
-        matrix = _cross_matrix(self.cross, np.arange(self.grid.size).reshape(self.grid.shape))
+        matrix = tensor.matrix(self.cross, np.arange(self.grid.size).reshape(self.grid.shape))
         return 0.5 * np.asarray(abs(matrix).sum(axis=1)).reshape(self.shape)
 
     @cached_property
     def components(self) -> tuple[np.ndarray, int, np.ndarray]:
-        """(labels, n, anchored): connected components of the free cells (-1 elsewhere); anchored where some w > 0."""
+        """(labels, n, anchored): connected components of the free cells (-1 elsewhere); anchored where some w
+        > 0."""
         if self.uniform is not None and all(d > 0 for d in self.uniform.diffusivity[self.lead :]):
             held = self.uniform.loss > 0 or any(
                 self.uniform.wall_factor(a, e) > 0 and not self.periodic[a] for a in range(3) for e in (0, 1)
@@ -577,7 +616,8 @@ class Operator:
         anchored = components.label(*self.conductances, self.free, self.diagonal, labels)
         return labels, anchored.size, anchored
 
-    # --- results ------------------------------------------------------------------------------------------------------
+    # --- results
+    # ------------------------------------------------------------------------------------------------------
 
     def content(self, state: np.ndarray) -> float:
         """sum of m u over the free cells."""
@@ -618,15 +658,17 @@ class Operator:
 
 
 def discretize(problem: Problem, t: float = 0.0, u: np.ndarray | None = None) -> Operator:
-    """The operator of `problem` at time `t`; for D(u), D(|grad u|) and radiating sides at the field `u` (grid shape)."""
+    """The operator of `problem` at time `t`; for D(u), D(|grad u|) and radiating sides at the field `u` (grid
+    shape)."""
     return Operator(problem, t, u)
 
 
 def _radiative_coefficient(strength, half, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """h with ``h (wall - outside) = strength (wall^4 - outside^4)`` at the wall value that the cell value `inside` implies.
+    """h with ``h (wall - outside) = strength (wall^4 - outside^4)`` at the wall value that the cell value
+    `inside` implies.
 
-    The wall value solves ``half (inside - wall) = strength (wall^4 - outside^4)``: monotone and convex, so Newton from
-    above converges without safeguards.
+    The wall value solves ``half (inside - wall) = strength (wall^4 - outside^4)``: monotone and convex, so
+    Newton from above converges without safeguards.
     """
     wall = np.maximum(inside, outside)
     for _ in range(30):
@@ -638,32 +680,3 @@ def _radiative_coefficient(strength, half, inside: np.ndarray, outside: np.ndarr
 
 def _slice(x: np.ndarray, axis: int, start, stop) -> np.ndarray:
     return x[(slice(None),) * axis + (slice(start, stop),)]
-
-
-def _cross_product(cross: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Gradient of the cross energy ``sum_v D_xy,v u_x u_y hx hy`` of a 2-D field."""
-    a, b, c, d = u[:-1, :-1], u[1:, :-1], u[:-1, 1:], u[1:, 1:]
-    k = 0.25 * cross[1:-1, 1:-1]
-    ux, uy = (b - a) + (d - c), (c - a) + (d - b)
-    out = np.zeros_like(u)
-    out[:-1, :-1] += k * (-ux - uy)
-    out[1:, :-1] += k * (uy - ux)
-    out[:-1, 1:] += k * (ux - uy)
-    out[1:, 1:] += k * (ux + uy)
-    return out
-
-
-def _cross_matrix(cross: np.ndarray, index: np.ndarray):
-    from scipy.sparse import coo_array
-
-    corner = [index[:-1, :-1], index[1:, :-1], index[:-1, 1:], index[1:, 1:]]
-    dx, dy = np.array([-1, 1, -1, 1]), np.array([-1, -1, 1, 1])
-    k = 0.25 * cross[1:-1, 1:-1]
-    rows, cols, values = [], [], []
-    for i in range(4):
-        for j in range(4):
-            rows.append(corner[i].ravel())
-            cols.append(corner[j].ravel())
-            values.append((k * (dx[i] * dy[j] + dy[i] * dx[j])).ravel())
-    size = index.size
-    return coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=(size, size)).tocsr()
