@@ -47,6 +47,7 @@ FINER = 4  # restricted-fine labels are solved on this many times the cells per 
 TOLERANCE = 1e-10  # relative residual of labels
 SPLITS = ("train", "validation", "test")
 _SHARD_BYTES = 16 << 20
+_SHARDS_HELD = 128  # in memory: at most 2 GiB
 
 
 class Interrupted(DiffsimError):
@@ -621,6 +622,8 @@ class Dataset:
             arrays, _ = store.read_hdf5(path)
             if len(arrays.get("u", ())) != items:
                 raise StoreError(f"{path} holds {len(arrays.get('u', ()))} items, but {items} are recorded.")
+            if len(self._cache) >= _SHARDS_HELD:
+                self._cache.pop(next(iter(self._cache)))
             self._cache[shard] = arrays
         return self._cache[shard], i - int(self._starts[shard])
 
