@@ -1,5 +1,7 @@
 """A configuration file poses the same problem as the Python names do, and says what is wrong where it cannot."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -240,3 +242,13 @@ def test_parameters_to_fit_are_keys_of_the_file(write):
     assert made.guess(["problem.diffusivity"]) == [2.0]
     with pytest.raises(ProblemError, match=r"run\.scheme"):
         made.problem_of(["run.scheme"])
+
+
+def test_the_examples_of_the_documentation_are_valid(write):
+    page = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text()
+    whole, fit = (block.split("```")[0] for block in page.split("```toml\n")[1:])
+    posed = write(whole)
+    read_all(posed)
+    assert posed.simulation()["until"] == 3600.0 and posed.grid().lengths[1] == 0.1
+    assert posed.problem().diffusivity[-1, 0] == 0.04
+    assert write(whole + fit).file.fit.columns == [4, 6]
