@@ -3,6 +3,8 @@
 import importlib
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -513,3 +515,12 @@ def test_command_denoise(tmp_path):
     assert facts["noise_after"] < 0.2 * facts["noise_before"]
     assert np.load(tmp_path / "out.npy").shape == image.shape
     assert command("denoise", tmp_path / "image.npy", tmp_path / "out.npy")[0] != 0  # does not overwrite
+
+
+def test_the_page_on_uses_runs():
+    page = (Path(__file__).parents[1] / "docs" / "uses.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    assert len(blocks) > 5
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
