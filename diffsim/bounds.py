@@ -93,6 +93,8 @@ def energy_bound(operator, candidate, steps: int = 0) -> Bound:
         v = np.where(operator.free, v, 0.0)
     if operator.cross is not None or not np.isfinite(v).all():
         return _nothing(operator, v, steps)  # a full tensor has no M-matrix to compare with: abstain
+    if not operator.free.any():  # every cell is held: there is nothing to be wrong about
+        return Bound(0.0, 0.0, 0.0, 0.0, 0.0, steps, operator.unpad(v))
     system = _system(operator)
     forcing, driven = system.forcing(operator)
     # squares of very large or small numbers leave the range of doubles: work in units of the data
@@ -133,10 +135,10 @@ class _System:
             if g.shape[axis] > 2 or self.periodic[axis]:
                 self.degree += _cut(g, axis, slice(None, -1)) + _cut(g, axis, slice(1, None))
         self.scale = np.where(self.degree > 0, self.degree, 1.0)
-        extent = [float(f(x)) for x in (self.scale[self.free], self.volumes) for f in (np.min, np.max)] or [1.0]
+        extent = [float(f(x)) for x in (self.scale[self.free], self.volumes) for f in (np.min, np.max)]
         self.tame = min(extent) > 1e-100 and max(extent) < 1e100  # squares stay inside the range of doubles
         self.content_factor = self._content_factor()
-        self.smallest = float(self.volumes[self.free].min()) if self.free.any() else 1.0
+        self.smallest = float(self.volumes[self.free].min())
         self._forcing = None
         self.separable = _comparison(self)
         self._general = None

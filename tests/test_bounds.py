@@ -124,7 +124,7 @@ def violations(seed, steps=(0, 3)):
 
 @pytest.mark.parametrize("block", range(4))
 def test_no_true_error_leaves_its_bounds(block):
-    assert [w for seed in range(40 * block, 40 * block + 40) for w in violations(seed)] == []
+    assert [w for seed in range(20 * block, 20 * block + 20) for w in violations(seed)] == []
 
 
 class Jacobi:
@@ -143,7 +143,7 @@ class Jacobi:
 
 def test_the_bounds_hold_however_badly_the_remainder_is_solved(monkeypatch):
     monkeypatch.setattr("diffsim.multigrid.Multigrid", Jacobi)
-    assert [w for seed in range(400, 460) for w in violations(seed)] == []
+    assert [w for seed in range(400, 430) for w in violations(seed)] == []
 
 
 @pytest.mark.slow
@@ -233,6 +233,15 @@ def test_problems_without_a_bound_say_why():
     for problem, words in cases:
         with pytest.raises(ds.ProblemError, match=words):
             energy_bound(discretize(problem, u=np.zeros((48, 48))), np.zeros((48, 48)))
+
+
+def test_what_is_held_everywhere_is_exact():
+    operator = discretize(darcy(4.0, fixed=(np.ones((48, 48), dtype=bool), 3.0)))
+    assert energy_bound(operator, np.zeros((48, 48))).energy == 0
+
+
+def test_numbers_too_small_or_large_to_square_are_abstained_from():
+    assert energy_bound(discretize(darcy(4.0, diffusivity=1e-200)), np.ones((48, 48))).energy == math.inf
 
 
 def test_a_tensor_coefficient_is_abstained_from():
