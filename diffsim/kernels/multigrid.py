@@ -13,10 +13,8 @@ integers: per level its shape, and where its arrays begin. Level arrays are view
 import numpy as np
 from numba import njit, prange
 
-# LLVM treats a function again in every function that calls it, so a deep tree of calls compiles slowly. What is called
-# from one place is pasted there; what is called from several has no wrappers; entries are what Python calls and caches.
+# Entries are called from Python and cached with all they call; the others need no wrappers and compile faster without.
 _entry = njit(cache=True, error_model="numpy", nogil=True)
-_pasted = njit(error_model="numpy", inline="always")
 _compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 _threaded = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, parallel=True)
 
@@ -83,7 +81,7 @@ def apply_row(g0, g1, g2, w, u, i, j, q):
         )
 
 
-@_pasted
+@_compiled
 def magnitude_row(g0, g1, g2, w, u, i, j, q):
     """One row of ``|K| |u|``: the scale of the rounding errors in ``K u``."""
     n0, n1, n2 = u.shape
@@ -288,7 +286,7 @@ def solve_line(g, w, f, x):
 # --- V-cycle on aggregates --------------------------------------------------------------------------------------------
 
 
-@_pasted
+@_compiled
 def step_rows(lo, hi, g0, g1, g2, dinv, b, x, omega, y):
     """One Richardson step ``y = x + omega D^-1 (b - K x)``."""
     n0, n1, n2 = x.shape
@@ -308,7 +306,7 @@ def step_rows(lo, hi, g0, g1, g2, dinv, b, x, omega, y):
             out[k] = own[k] + omega * (pull * inverse[k] - own[k])
 
 
-@_pasted
+@_compiled
 def restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc, omega):
     """Coarse rows: bc = sum of ``b - K x`` over each aggregate, and xc, the coarse level's first smoothing step."""
     n0, n1, n2 = x.shape
@@ -336,7 +334,7 @@ def restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc, omega):
             guess[k] = omega * inverse[k] * total[k]
 
 
-@_pasted
+@_compiled
 def prolong_rows(lo, hi, f0, f1, f2, e, x):
     """x += e of the aggregate each cell belongs to."""
     n1, n2 = x.shape[1], x.shape[2]
@@ -484,7 +482,7 @@ LEFT, RIGHT, UP, DOWN, NW, NE, SW, SE = 0, 1, 2, 3, 4, 5, 6, 7
 EIGHT = np.int64(8)
 
 
-@_pasted
+@_compiled
 def box_restrict_rows(lo, hi, five, east, south, southeast, southwest, w, b, x, weights, dinv, bc, xc, omega):
     """Coarse rows: bc = P^T (b - K x), and xc, the coarse level's first smoothing step."""
     n1, n2 = x.shape
@@ -515,7 +513,7 @@ def box_restrict_rows(lo, hi, five, east, south, southeast, southwest, w, b, x, 
             guess[k] = omega * inverse[k] * value
 
 
-@_pasted
+@_compiled
 def box_prolong_rows(lo, hi, weights, e, x):
     """x += P e on fine rows lo .. hi - 1."""
     n2 = x.shape[1]
@@ -615,7 +613,7 @@ def box_vcycle(table, arena, dense, jobs, omegas, blocks):
 # --- setting up -------------------------------------------------------------------------------------------------------
 
 
-@_pasted
+@_compiled
 def inverse_diagonal(table, arena, level):
     """1 / (sum of conductances + w) of a level; 0 for cells that nothing is attached to."""
     line = table[level]
@@ -671,7 +669,7 @@ def coarsen_faces(g, axis, f0, f1, f2, coarse):
                     target[k] += factor * source[k]
 
 
-@_pasted
+@_compiled
 def coarsen_walls(g0, g1, g2, w, f0, f1, f2, coarse):
     """w of the aggregates: each cell's w in series with the half cell that its aggregate's centre is further away.
 
@@ -691,7 +689,7 @@ def coarsen_walls(g0, g1, g2, w, f0, f1, f2, coarse):
                     coarse[i // f0, j // f1, k // f2] += own
 
 
-@_pasted
+@_compiled
 def coarsen(table, arena, level):
     """Fill level + 1 from `level`."""
     line, below = table[level], table[level + 1]
@@ -734,7 +732,7 @@ def link(dense, here, there, coupling):
         dense[max(here, there), min(here, there)] -= coupling
 
 
-@_pasted
+@_compiled
 def assemble(table, arena, dense):
     """The matrix of the coarsest level in `dense`, lower triangle."""
     line = table[table.shape[0] - 1]
@@ -751,7 +749,7 @@ def assemble(table, arena, dense):
         dense[c, c] += np.float64(arena[line[W] + c])
 
 
-@_pasted
+@_compiled
 def factorise(dense):
     """L D L^T in place: L below the diagonal and 1 / D on it.
 
@@ -774,7 +772,7 @@ def factorise(dense):
         dense[c, c] = 1.0 / pivot if pivot > 1e-13 * n * whole else 0.0
 
 
-@_pasted
+@_compiled
 def solve_dense(dense, arena, rhs, out):
     """y = K^-1 b on the coarsest level from its factors."""
     n = dense.shape[0]
@@ -814,7 +812,7 @@ def wrap_halo(a, n1, n2, wrap1, wrap2):
                 a[HALO + n1 + i, k] = a[HALO + i, k]
 
 
-@_pasted
+@_compiled
 def box_weights(e, s, se, sw, w, five, m1, m2, weights):
     """Interpolation from the matrix, its couplings given with a halo; `weights` as at LEFT, RIGHT, ...
 
@@ -855,7 +853,7 @@ def box_weights(e, s, se, sw, w, five, m1, m2, weights):
             weights[SE, ci, ck] = (d + south * weights[RIGHT, ci, ck] + east * weights[DOWN, ci, ck]) * share
 
 
-@_pasted
+@_compiled
 def box_galerkin(e, s, se, sw, d, five, weights, m1, m2, ce, cs, cse, csw, cw):
     """Coarse couplings of ``P^T K P``, halo left empty; d is the diagonal of K. `cw` receives the coarse diagonal.
 
@@ -927,7 +925,7 @@ def box_galerkin(e, s, se, sw, d, five, weights, m1, m2, ce, cs, cse, csw, cw):
             ce[p, q], cs[p, q], cse[p, q], csw[p, q], cw[p, q] = -east, -south, -southeast, -southwest, whole
 
 
-@_pasted
+@_compiled
 def box_excess(e, s, se, sw, w, five, n1, n2, d, dinv):
     """Turn w, on entry the whole diagonal on coarse levels, into the row's excess over its couplings; fill d and dinv.
 
@@ -1003,7 +1001,7 @@ def box_set_up(table, arena, g1, g2, diagonal, wrap1, wrap2, scale, dense):
             e, s, se, sw, w = ce, cs, cse, csw, cw
 
 
-@_pasted
+@_compiled
 def box_assemble(e, s, se, sw, w, five, n1, n2, dense):
     """The matrix of a level in `dense`, lower triangle."""
     for i in range(n1):
