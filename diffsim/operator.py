@@ -219,9 +219,8 @@ class Operator:
         d = np.broadcast_to(self._along(axis), grid.shape)
         links = np.zeros(shape)
         with np.errstate(divide="ignore", over="ignore"):
-            resistance = (
-                0.5 * width / d
-            )  # half cell, per area; inf where D = 0 or so small that nothing passes
+            # half cell, per area; inf where D = 0, or so small that nothing passes
+            resistance = 0.5 * width / d
         inner = _slice(links, axis, 1, -1)
         if isinstance(coefficient, OfGradient):
             at_faces = self._checked_faces(coefficient, axis)
