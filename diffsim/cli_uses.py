@@ -10,17 +10,13 @@ from .console import emit, note, say, table
 uses = typer.Typer()
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
-Plot = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE", help="Also write a picture (.png, .svg, .pdf).")
-]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Also write a picture (.png, .svg, .pdf).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, only results and errors.")]
 
 
 @uses.command()
 def effective(
-    image: Annotated[
-        Path, typer.Argument(metavar="FIELD", help="Conductivities: .npy, or grey values of an image.")
-    ],
+    image: Annotated[Path, typer.Argument(metavar="FIELD", help="Conductivities: .npy, or grey values of an image.")],
     axis: Annotated[int, typer.Option(min=0, max=2, help="Axis of the array along which to measure.")] = 0,
     json: Json = False,
 ) -> None:
@@ -90,9 +86,7 @@ def _layer(text: str):
             return float(text)
         number = float(thickness)
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is neither 'material:thickness in metres' nor a resistance."
-        ) from None
+        raise typer.BadParameter(f"{text!r} is neither 'material:thickness in metres' nor a resistance.") from None
     try:
         return float(what), number
     except ValueError:
@@ -101,9 +95,7 @@ def _layer(text: str):
 
 @uses.command()
 def chip(
-    floorplan: Annotated[
-        Path, typer.Argument(metavar="X.flp", help="name width height left bottom [m], per line.")
-    ],
+    floorplan: Annotated[Path, typer.Argument(metavar="X.flp", help="name width height left bottom [m], per line.")],
     power: Annotated[Path, typer.Argument(metavar="X.ptrace", help="Block names, then lines of watts.")],
     cells: Annotated[int, typer.Option(min=2, help="Of the map, along each side of the die.")] = 64,
     sink_resistance: Annotated[float, typer.Option(help="Heat sink to air [K/W].")] = 0.1,
@@ -134,9 +126,7 @@ def chip(
 def denoise(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Grey image or .npy.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.npy", help="The denoised grey values.")],
-    noise: Annotated[
-        float | None, typer.Option(help="Standard deviation of the noise; estimated by default.")
-    ] = None,
+    noise: Annotated[float | None, typer.Option(help="Standard deviation of the noise; estimated by default.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
     plot: Plot = None,
     quiet: Quiet = False,

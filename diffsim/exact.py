@@ -47,9 +47,7 @@ class SlabModes:
         kappa, phase = self.wavenumbers[mode], self.phases[mode]
         if kappa == 0:
             return self.length * float(np.cos(phase) ** 2)
-        return float(
-            self.length / 2 + (np.sin(2 * (kappa * self.length - phase)) + np.sin(2 * phase)) / (4 * kappa)
-        )
+        return float(self.length / 2 + (np.sin(2 * (kappa * self.length - phase)) + np.sin(2 * phase)) / (4 * kappa))
 
 
 def slab_modes(
@@ -96,9 +94,7 @@ def slab_modes(
             "zero flux."
         )
     if count < 1 or (cells is not None and count > cells):
-        raise ProblemError(
-            f"slab_modes: count = {count} must be in 1 .. {cells or 'any'}: a grid has one mode a cell."
-        )
+        raise ProblemError(f"slab_modes: count = {count} must be in 1 .. {cells or 'any'}: a grid has one mode a cell.")
     d = None if cells is None else length / cells
 
     def side(h: float, kappa: float) -> float:
@@ -142,9 +138,7 @@ def periodic_rates(length: float, cells: int, diffusivity: float = 1.0) -> Array
 # Slabs and half-spaces in time
 
 
-def semi_infinite(
-    x: ArrayLike, t: ArrayLike, diffusivity: float, surface: float = 1.0, initial: float = 0.0
-) -> Array:
+def semi_infinite(x: ArrayLike, t: ArrayLike, diffusivity: float, surface: float = 1.0, initial: float = 0.0) -> Array:
     """Half-space ``x >= 0`` at `initial` whose surface is put to `surface` at t = 0 [CJ §2.5 (1)]."""
     from scipy.special import erfc
 
@@ -154,9 +148,7 @@ def semi_infinite(
     return initial + (surface - initial) * rise
 
 
-def semi_infinite_flux(
-    x: ArrayLike, t: ArrayLike, conductivity: float, capacity: float, flux: float
-) -> Array:
+def semi_infinite_flux(x: ArrayLike, t: ArrayLike, conductivity: float, capacity: float, flux: float) -> Array:
     """Half-space at 0 that takes `flux` [W/m^2] through its surface from t = 0 on [CJ §2.9 (7)]."""
     from scipy.special import erfc
 
@@ -224,9 +216,7 @@ def slab_step(
     return u
 
 
-def slab_driven(
-    x: ArrayLike, t: float, length: float, diffusivity: float, amplitude: float, frequency: float
-) -> Array:
+def slab_driven(x: ArrayLike, t: float, length: float, diffusivity: float, amplitude: float, frequency: float) -> Array:
     """Slab at 0 with x = 0 held at 0 and ``u(length, t) = amplitude sin(frequency t)``, for t > 0 [CJ §3.6].
 
     The periodic part is ``Im[A exp(i w t) sinh(q x) / sinh(q L)]`` with ``q^2 = i w / D``; what the start
@@ -295,9 +285,7 @@ def angstrom_diffusivity(
     imaginary parts of q multiply to ``omega / (2 diffusivity)`` whatever it is (Ångström 1861).
     """
     decay = -np.log(np.asarray(amplitude_ratio, float))
-    return (
-        2 * np.pi * frequency * np.asarray(distance, float) ** 2 / (2 * np.asarray(phase_lag, float) * decay)
-    )
+    return 2 * np.pi * frequency * np.asarray(distance, float) ** 2 / (2 * np.asarray(phase_lag, float) * decay)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -315,9 +303,7 @@ def gaussian(
     """A Gaussian of total content `mass` spreading in free space: per-axis variance ``variance + 2 D t`` [CJ
     §10.2]."""
     spread = variance + 2 * diffusivity * np.asarray(t, float)
-    return (
-        mass * np.exp(-(np.asarray(r, float) ** 2) / (2 * spread)) / (2 * np.pi * spread) ** (dimension / 2)
-    )
+    return mass * np.exp(-(np.asarray(r, float) ** 2) / (2 * spread)) / (2 * np.pi * spread) ** (dimension / 2)
 
 
 @dataclass(frozen=True)
@@ -379,9 +365,7 @@ def cylinder_shell(r: ArrayLike, inner: float, outer: float, u_inner: float, u_o
     return u_inner + (u_outer - u_inner) * np.log(np.asarray(r, float) / inner) / np.log(outer / inner)
 
 
-def cylinder_shell_flow(
-    inner: float, outer: float, u_inner: float, u_outer: float, conductivity: float
-) -> float:
+def cylinder_shell_flow(inner: float, outer: float, u_inner: float, u_outer: float, conductivity: float) -> float:
     """Heat flow outwards through that shell per unit length [W/m]."""
     return 2 * np.pi * conductivity * (u_inner - u_outer) / np.log(outer / inner)
 
@@ -391,9 +375,7 @@ def sphere_shell(r: ArrayLike, inner: float, outer: float, u_inner: float, u_out
     return u_inner + (u_outer - u_inner) * (1 / inner - 1 / np.asarray(r, float)) / (1 / inner - 1 / outer)
 
 
-def sphere_shell_flow(
-    inner: float, outer: float, u_inner: float, u_outer: float, conductivity: float
-) -> float:
+def sphere_shell_flow(inner: float, outer: float, u_inner: float, u_outer: float, conductivity: float) -> float:
     """Heat flow outwards through that shell [W]."""
     return 4 * np.pi * conductivity * (u_inner - u_outer) / (1 / inner - 1 / outer)
 
@@ -416,16 +398,10 @@ def fin(x: ArrayLike, length: float, m: float, base: float = 1.0, tip: float = 0
     Fundamentals of Heat and Mass Transfer, table of fin profiles).
     """
     y = length - np.asarray(x, float)
-    return (
-        base
-        * (np.cosh(m * y) + tip / m * np.sinh(m * y))
-        / (np.cosh(m * length) + tip / m * np.sinh(m * length))
-    )
+    return base * (np.cosh(m * y) + tip / m * np.sinh(m * y)) / (np.cosh(m * length) + tip / m * np.sinh(m * length))
 
 
-def square_hot_top(
-    x: ArrayLike, y: ArrayLike, side: float = 1.0, top: float = 1.0, terms: int = 200
-) -> Array:
+def square_hot_top(x: ArrayLike, y: ArrayLike, side: float = 1.0, top: float = 1.0, terms: int = 200) -> Array:
     """Steady square with `top` on y = side and 0 on the other three sides [CJ §5.3]; `x`, `y` broadcast.
 
     ISO 10211 case 1 is this with ``top = 20``: by symmetry (four such squares add up to a constant) the
@@ -497,9 +473,7 @@ def noise_covariance(stiffness: ArrayLike, noise: float) -> Array:
     return noise**2 / 2 * np.linalg.inv(np.asarray(stiffness, float))
 
 
-def noise_mode_variance(
-    rate: ArrayLike, dt: float, noise: float, amplification: Callable[[Array], Array]
-) -> Array:
+def noise_mode_variance(rate: ArrayLike, dt: float, noise: float, amplification: Callable[[Array], Array]) -> Array:
     """Stationary variance of a mode stepped by ``u -> R(-rate dt) (u + noise sqrt(dt) xi)``, xi standard
     normal.
 

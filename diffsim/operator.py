@@ -85,11 +85,7 @@ class Operator:
     @cached_property
     def free(self) -> np.ndarray:
         """Cells that are solved for, padded bool."""
-        free = (
-            np.ones(self.grid.shape, dtype=bool)
-            if self.problem.active is None
-            else self.problem.active.copy()
-        )
+        free = np.ones(self.grid.shape, dtype=bool) if self.problem.active is None else self.problem.active.copy()
         if self.problem.fixed is not None:
             free &= ~self.problem.fixed[0]
         return free.reshape(self.shape)
@@ -168,9 +164,7 @@ class Operator:
         _slice(faces, axis, 1, -1)[...] = inner
         for end, wall, beside in (("-", 0, 1), ("+", grid.shape[axis], grid.shape[axis] - 1)):
             side = self.problem.boundary[f"{grid.axes[axis]}{end}"]
-            if grid.shape[axis] > 1 and not (
-                side.kind == "flux" and np.ndim(side.flux) == 0 and side.flux == 0
-            ):
+            if grid.shape[axis] > 1 and not (side.kind == "flux" and np.ndim(side.flux) == 0 and side.flux == 0):
                 _slice(faces, axis, wall, wall + 1)[...] = _slice(faces, axis, beside, beside + 1)
         if self.periodic[self.lead + axis]:
             wrap = (_slice(u, axis, 0, 1) - _slice(u, axis, -1, None)) / (
@@ -239,9 +233,7 @@ class Operator:
                     )
             inner[...] = _slice(area, axis, 1, -1) / series
         if self.periodic[self.lead + axis] and n > 1:
-            wrap = _slice(area, axis, 0, 1) / (
-                _slice(resistance, axis, 0, 1) + _slice(resistance, axis, -1, None)
-            )
+            wrap = _slice(area, axis, 0, 1) / (_slice(resistance, axis, 0, 1) + _slice(resistance, axis, -1, None))
             _slice(links, axis, 0, 1)[...] = wrap
             _slice(links, axis, -1, None)[...] = wrap
         low = _slice(area, axis, 0, 1) / _slice(resistance, axis, 0, 1)
@@ -286,15 +278,11 @@ class Operator:
                         if problem.fixed is not None:
                             cut = inside & take(problem.fixed[0], there)
                             values = take(problem.fixed[1], there)
-                            held.append(
-                                (take(index, here)[cut], take(area, face)[cut], link[cut], values[cut])
-                            )
+                            held.append((take(index, here)[cut], take(area, face)[cut], link[cut], values[cut]))
                         if active is not None:
                             cut = inside & ~take(active, there)
                             half = take(area, face)[cut] * take(d, here)[cut] / (0.5 * take(width, here)[cut])
-                            void.append(
-                                (take(index, here)[cut], take(index, there)[cut], take(area, face)[cut], half)
-                            )
+                            void.append((take(index, here)[cut], take(index, there)[cut], take(area, face)[cut], half))
                     link *= take(free, left) & take(free, right)
                 if self.periodic[self.lead + axis] and n > 1:
                     _slice(links, axis, -1, None)[...] = _slice(links, axis, 0, 1)
@@ -325,9 +313,7 @@ class Operator:
     def _face_shape(self, axis: int) -> tuple[int, ...]:
         return tuple(n + (a == axis) for a, n in enumerate(self.shape))
 
-    def _side_walls(
-        self, side: str, axis: int, half: np.ndarray, cells: np.ndarray, free: np.ndarray
-    ) -> list[Wall]:
+    def _side_walls(self, side: str, axis: int, half: np.ndarray, cells: np.ndarray, free: np.ndarray) -> list[Wall]:
         shape = self.grid.side_shape(side)
         area = np.take(self.grid.face_areas(axis), 0 if side.endswith("-") else -1, axis=axis)
         area = np.broadcast_to(area, shape)
@@ -387,13 +373,9 @@ class Operator:
                     f"the side {side} radiates, which depends on u: give the state, discretize(problem, u=field)."
                 )
             wall = Wall(side, cells, area, half, np.zeros_like(area), places, value, flux)
-            h = _radiative_coefficient(
-                h, half / area, np.ravel(self._field)[cells], wall.data_at(value, self.t)
-            )
+            h = _radiative_coefficient(h, half / area, np.ravel(self._field)[cells], wall.data_at(value, self.t))
         with np.errstate(divide="ignore", invalid="ignore"):
-            g = np.where(
-                half > 0, 1 / (1 / (np.asarray(h) * area) + 1 / half), 0.0
-            )  # h = inf: g = half; h = 0: g = 0
+            g = np.where(half > 0, 1 / (1 / (np.asarray(h) * area) + 1 / half), 0.0)  # h = inf: g = half; h = 0: g = 0
         return Wall(side, cells, area, half, g, places, value, flux)
 
     @property
@@ -420,9 +402,7 @@ class Operator:
     @cached_property
     def mass(self) -> np.ndarray:
         """m = c V, padded; 1 in cells that are not free."""
-        mass = np.array(np.broadcast_to(self.problem.capacity * self.grid.volumes, self.grid.shape)).reshape(
-            self.shape
-        )
+        mass = np.array(np.broadcast_to(self.problem.capacity * self.grid.volumes, self.grid.shape)).reshape(self.shape)
         if not self.all_free:
             mass[~self.free] = 1.0
         return mass
@@ -491,9 +471,7 @@ class Operator:
             sides.append((pair[0], pair[1]))
         pad = (0.0,) * self.lead
         spacing = (1.0,) * self.lead + grid.spacing
-        return Uniform(
-            self.shape, pad + tuple(numbers), problem.capacity, problem.loss, spacing, tuple(sides)
-        )
+        return Uniform(self.shape, pad + tuple(numbers), problem.capacity, problem.loss, spacing, tuple(sides))
 
     # --- action and spectrum
     # ------------------------------------------------------------------------------------------
@@ -533,9 +511,7 @@ class Operator:
                 cols += [i, j, j, i]
                 values += [c, c, -c, -c]
         shape = (index.size, index.size)
-        matrix = coo_array(
-            (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=shape
-        ).tocsr()
+        matrix = coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=shape).tocsr()
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
         if self.cross is not None:

@@ -224,9 +224,7 @@ def jump_rates(operator: Operator, potential: np.ndarray | None = None) -> JumpR
         if rate.any():
             channels.append((name, rate / mass.ravel()))
     if np.any(operator.problem.loss):
-        loss = operator.volumes.ravel() * np.ravel(
-            np.broadcast_to(operator.problem.loss, operator.grid.shape)
-        )
+        loss = operator.volumes.ravel() * np.ravel(np.broadcast_to(operator.problem.loss, operator.grid.shape))
         channels.append(("loss", loss / mass.ravel()))
     leave = sum((rate for _, rate in channels), np.zeros(mass.size))
     return JumpRates(faces.reshape(-1, 6), leave, channels)
@@ -347,9 +345,7 @@ def _brownian(prob, start, until, particles, dt, seed, potential) -> Walk:
     fields = [np.zeros((1, 1, 1))] * lead + [extend(x) for x in d]
     capacity = extend(prob.capacity)
     levels = extend(0.0 if potential is None else potential)
-    step = _brownian_step(
-        dt, until, (*d, prob.capacity, 0.0 if potential is None else potential), kinds, grid
-    )
+    step = _brownian_step(dt, until, (*d, prob.capacity, 0.0 if potential is None else potential), kinds, grid)
     steps = max(1, math.ceil(until / step * (1 - 1e-12))) if until > 0 else 0
 
     content, point = _start_content(start, operator)
@@ -359,9 +355,7 @@ def _brownian(prob, start, until, particles, dt, seed, potential) -> Walk:
     for a, index in enumerate(np.unravel_index(cells, grid.shape)):
         edge = grid.edges[a]
         x[:, lead + a] = (
-            point[a]
-            if point is not None
-            else edge[index] + rng.uniform(size=particles) * np.diff(edge)[index]
+            point[a] if point is not None else edge[index] + rng.uniform(size=particles) * np.diff(edge)[index]
         )
     lows = np.array([0.0] * lead + [e[0] for e in grid.edges])
     highs = np.array([1.0] * lead + [e[-1] for e in grid.edges])
@@ -386,9 +380,7 @@ def _brownian(prob, start, until, particles, dt, seed, potential) -> Walk:
     if np.any(prob.loss):
         absorbed["loss"] = int((exits == 6).sum())
     weight = math.fsum(content) / particles
-    return Walk(
-        counts, until, particles, weight, absorbed, steps * particles, _mass_or_nan(operator), positions
-    )
+    return Walk(counts, until, particles, weight, absorbed, steps * particles, _mass_or_nan(operator), positions)
 
 
 def _end_kinds(prob: Problem) -> np.ndarray:
@@ -396,9 +388,7 @@ def _end_kinds(prob: Problem) -> np.ndarray:
     grid = prob.grid
 
     def refuse(what: str) -> ProblemError:
-        return ProblemError(
-            f'Brownian walkers do not know {what}; use motion="jumps", which does, or simulate().'
-        )
+        return ProblemError(f'Brownian walkers do not know {what}; use motion="jumps", which does, or simulate().')
 
     if grid.geometry != "cartesian":
         raise refuse(f"a {grid.geometry} grid")
@@ -489,9 +479,7 @@ def _brownian_step(dt, until: float, fields, kinds: np.ndarray, grid) -> float:
         for logs in (*(np.log(np.maximum(f, 1e-300)) for f in (*diffusivities, capacity)), potential):
             if np.ndim(logs):
                 slope = np.abs(logs[upper] - logs[lower]) / gap
-                step = min(
-                    step, float(np.min(1 / 128 / np.maximum(local * slope**2, 1e-300), initial=math.inf))
-                )
+                step = min(step, float(np.min(1 / 128 / np.maximum(local * slope**2, 1e-300), initial=math.inf)))
     return min(step, max(until, 1e-300))
 
 

@@ -24,9 +24,7 @@ from .problem import Problem
 from .resources import require_memory
 
 DENSE_CELLS = 1500  # diagonalised whole up to here
-_REACH = (
-    8.0  # rho dt of a trapezoidal step: the stiffest mode is damped by 0.6 a step, so the start is forgotten
-)
+_REACH = 8.0  # rho dt of a trapezoidal step: the stiffest mode is damped by 0.6 a step, so the start is forgotten
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +77,7 @@ def fluctuate(problem: Problem, initial, times, noise: float, members: int = 100
     if not problem.steady_coefficients or problem.reaction is not None:
         raise ProblemError("noise is for linear problems; freeze D at a field, and leave out reactions.")
     if np.ndim(problem.capacity):
-        raise ProblemError(
-            "capacity varies in space; noise of one strength needs one capacity. Give a number."
-        )
+        raise ProblemError("capacity varies in space; noise of one strength needs one capacity. Give a number.")
     operator = discretize(problem)
     if not operator.forcing.constant:
         raise ProblemError("sides or sources change in time; noise is for steady data. Run piece by piece.")

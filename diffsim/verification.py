@@ -76,9 +76,7 @@ class Convergence:
         if self.settled:
             return 0.0
         if math.isnan(self.order):
-            return (
-                3 * (max(self.values) - min(self.values)) / self.scale
-            )  # Roache's factor where no order is observed
+            return 3 * (max(self.values) - min(self.values)) / self.scale  # Roache's factor where no order is observed
         return SAFETY * abs(self.limit - self.values[2]) / self.scale
 
     @property
@@ -142,7 +140,9 @@ class Verification:
 
 def _line(c: Convergence) -> str:
     if c.name == FIELD:
-        return f"  {c.name:<16} {'':>14}  {c.verdict:<14} estimated error {c.error:.2e} ({c.error / c.scale:.1e} relative)"
+        return (
+            f"  {c.name:<16} {'':>14}  {c.verdict:<14} estimated error {c.error:.2e} ({c.error / c.scale:.1e} relative)"
+        )
     return (
         f"  {c.name:<16} {c.values[0]:>14.7g}  {c.verdict:<14} estimated error {c.error:.2e} "
         f"({c.error / c.scale:.1e} relative), limit {c.limit:.7g}"
@@ -228,9 +228,7 @@ def _measures(problem: Problem, u: np.ndarray, flow: Callable[[str], float]) -> 
         "minimum": float(np.nanmin(u)),
     }
     for side, what in problem.boundary.items():
-        insulated = (
-            what.kind == "flux" and np.ndim(what.flux) == 0 and not callable(what.flux) and what.flux == 0
-        )
+        insulated = what.kind == "flux" and np.ndim(what.flux) == 0 and not callable(what.flux) and what.flux == 0
         if side != "void" and what.kind != "periodic" and not insulated:
             result[f"flow {side}"] = flow(side)
     return result
@@ -258,11 +256,7 @@ def _refine_time(problem, initial, until, scheme, dt) -> tuple[tuple[Convergence
     used = first.scheme
     if not math.isfinite(scheme_of(used).order):
         return (), (), used
-    count = (
-        max(1, math.ceil(until / dt * (1 - 1e-12)))
-        if dt != "auto"
-        else max(1, int(str(first.stats["steps"])))
-    )
+    count = max(1, math.ceil(until / dt * (1 - 1e-12))) if dt != "auto" else max(1, int(str(first.stats["steps"])))
     counts = (count, 2 * count, 4 * count)
     states = [_run(problem, initial, until, used, until / n, None) for n in counts]
     return _compare([s.measures for s in states], [s.u for s in states], problem, 2), counts, used
@@ -270,21 +264,15 @@ def _refine_time(problem, initial, until, scheme, dt) -> tuple[tuple[Convergence
 
 def _compare(measures, fields, problem: Problem, ratio: int) -> tuple[Convergence, ...]:
     """Every measure on three levels; the field as its distance from the finest level."""
-    span = max(
-        float(np.nanmax(fields[2]) - np.nanmin(fields[2])), float(np.nanmax(np.abs(fields[2]))) * 1e-3, 1e-300
-    )
+    span = max(float(np.nanmax(fields[2]) - np.nanmin(fields[2])), float(np.nanmax(np.abs(fields[2]))) * 1e-3, 1e-300)
     flows = max((abs(v) for k, v in measures[2].items() if k.startswith("flow")), default=0.0)
     scales = {"maximum": span, "minimum": span, "content": max(abs(measures[2]["content"]), 1e-300)}
     result = [
-        Convergence(
-            name, tuple(m[name] for m in measures), float(ratio), scales.get(name, max(flows, 1e-300))
-        )
+        Convergence(name, tuple(m[name] for m in measures), float(ratio), scales.get(name, max(flows, 1e-300)))
         for name in measures[2]
     ]
     weight = np.where(np.isnan(fields[0]), 0.0, problem.grid.volumes)
-    distance = [
-        math.sqrt(float(np.nansum(weight * (fields[k + 1] - fields[k]) ** 2) / weight.sum())) for k in (0, 1)
-    ]
+    distance = [math.sqrt(float(np.nansum(weight * (fields[k + 1] - fields[k]) ** 2) / weight.sum())) for k in (0, 1)]
     # distances, not values: put so that the differences of the three "values" are them
     result.append(Convergence(FIELD, (0.0, distance[0], distance[0] + distance[1]), float(ratio), span))
     return tuple(result)
@@ -370,8 +358,7 @@ def _refined_side(what, shape, factor: int):
         return Radiation(over(what.emissivity), over(what.ambient), what.sigma)
     if isinstance(what, Patches):
         patches = [
-            (_spread_value(mask, shape, factor), _refined_side(side, shape, factor))
-            for mask, side in what.patches
+            (_spread_value(mask, shape, factor), _refined_side(side, shape, factor)) for mask, side in what.patches
         ]
         return Patches(_refined_side(what.default, shape, factor), patches)
     return what  # periodic
@@ -391,9 +378,7 @@ def _refined_given(value, shape, factor: int):
     if callable(value):
         import inspect
 
-        if (
-            len(inspect.signature(value).parameters) > 1
-        ):  # of position: the finer grid has its own coordinates
+        if len(inspect.signature(value).parameters) > 1:  # of position: the finer grid has its own coordinates
             return value
         return lambda t: _spread_value(np.asarray(value(t), float), shape, factor)
     return _spread_value(value, shape, factor)

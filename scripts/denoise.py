@@ -15,9 +15,7 @@ from diffsim.applications import sample_slice
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "image", type=Path, nargs="?", help="PNG, TIFF or npy; left out: the sample, with noise added"
-    )
+    parser.add_argument("image", type=Path, nargs="?", help="PNG, TIFF or npy; left out: the sample, with noise added")
     parser.add_argument("--noise", type=float, default=8.0, help="standard deviation added to the sample")
     parser.add_argument("--out", type=Path, default=Path("out/denoised.png"))
     return parser.parse_args(argv)

@@ -25,9 +25,7 @@ def main(argv: list[str] | None = None) -> list:
     results = [ds.tortuosity(voxels, phase=args.phase, axis=axis) for axis in range(voxels.ndim)]
     print(f"{args.image}: {' x '.join(map(str, voxels.shape))} voxels, phase {args.phase}")
     for axis, result in enumerate(results):
-        print(
-            f"axis {axis}: tau {result.tau:.6g}   D_eff/D {result.deff:.6g}   fraction {result.epsilon:.6g}"
-        )
+        print(f"axis {axis}: tau {result.tau:.6g}   D_eff/D {result.deff:.6g}   fraction {result.epsilon:.6g}")
     return results
 
 

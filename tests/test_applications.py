@@ -151,9 +151,7 @@ def test_the_flow_is_quadratic_in_the_residual():
     assert loose.residual > 1e-4
     assert closer.deff >= truth * (1 - 1e-12)  # the energy bounds the flow from above
     gained = (loose.deff - truth) / (closer.deff - truth)
-    assert (
-        gained > (loose.residual / closer.residual) ** 1.5
-    )  # a flow read at the face would gain the first power
+    assert gained > (loose.residual / closer.residual) ** 1.5  # a flow read at the face would gain the first power
 
 
 def test_effective_conductivity_of_layers_is_harmonic_across_and_arithmetic_along():
@@ -209,9 +207,7 @@ def test_a_gap_between_layers_adds_its_resistance_and_a_step_of_temperature():
     with_gap = ds.wall([LAYERS[0], 0.18, LAYERS[2]], 20.0, 0.0)
     without = ds.wall([LAYERS[0], LAYERS[2]], 20.0, 0.0)
     assert 1 / with_gap.u_value - 1 / without.u_value == pytest.approx(0.18, rel=1e-9)
-    assert with_gap.interfaces[1, 0] - with_gap.interfaces[1, 1] == pytest.approx(
-        0.18 * with_gap.flux, rel=1e-9
-    )
+    assert with_gap.interfaces[1, 0] - with_gap.interfaces[1, 1] == pytest.approx(0.18 * with_gap.flux, rel=1e-9)
 
 
 def test_wall_without_films_holds_its_faces_and_without_difference_has_no_flow():
@@ -253,14 +249,9 @@ def test_materials_agree_with_an_independent_table(shared_data):
     from diffsim.store import read_csv
 
     other = read_csv(shared_data / "materials" / "building_materials.csv")
-    known = {
-        round(rho * 1e6 + k * 1e3 + cp): name
-        for name, rho, k, cp in zip(*other.columns.values(), strict=True)
-    }
+    known = {round(rho * 1e6 + k * 1e3 + cp): name for name, rho, k, cp in zip(*other.columns.values(), strict=True)}
     ours = [m for m in materials().values() if m.source.startswith("EN ISO 10456:2007 table 3")]
-    missing = [
-        m.name for m in ours if round(m.density * 1e6 + m.conductivity * 1e3 + m.heat_capacity) not in known
-    ]
+    missing = [m.name for m in ours if round(m.density * 1e6 + m.conductivity * 1e3 + m.heat_capacity) not in known]
     assert len(ours) - len(missing) > 0.8 * len(ours), missing
 
 
@@ -424,17 +415,13 @@ def test_script_tortuosity(tmp_path, capsys):
 
 def test_script_wall(tmp_path, capsys):
     section = run_script("wall", "--insulation", "polyurethane foam", "--out", tmp_path / "new" / "wall.png")
-    assert section.u_value == pytest.approx(
-        1 / (0.17 + 0.015 / 0.4 + 0.355 / 0.81 + 0.16 / 0.025 + 0.18), rel=1e-9
-    )
+    assert section.u_value == pytest.approx(1 / (0.17 + 0.015 / 0.4 + 0.355 / 0.81 + 0.16 / 0.025 + 0.18), rel=1e-9)
     assert (tmp_path / "new" / "wall.png").stat().st_size > 5000
     assert "polyurethane" in capsys.readouterr().out
 
 
 def test_script_chip(tmp_path, capsys):
-    (tmp_path / "x.flp").write_text(
-        "".join(f"{n} {w} {h} {x} {y}\n" for n, (w, h, x, y) in FLOORPLAN.items())
-    )
+    (tmp_path / "x.flp").write_text("".join(f"{n} {w} {h} {x} {y}\n" for n, (w, h, x, y) in FLOORPLAN.items()))
     (tmp_path / "x.ptrace").write_text("a b c\n1 2 3\n")
     result = run_script(
         "chip", tmp_path / "x.flp", tmp_path / "x.ptrace", "--cells", 16, "--out", tmp_path / "chip.png"
@@ -495,9 +482,7 @@ def test_command_wall(tmp_path):
 
 
 def test_command_chip(tmp_path):
-    (tmp_path / "x.flp").write_text(
-        "".join(f"{n} {w} {h} {x} {y}\n" for n, (w, h, x, y) in FLOORPLAN.items())
-    )
+    (tmp_path / "x.flp").write_text("".join(f"{n} {w} {h} {x} {y}\n" for n, (w, h, x, y) in FLOORPLAN.items()))
     (tmp_path / "x.ptrace").write_text("a b c\n1 2 3\n")
     code, out = command("chip", tmp_path / "x.flp", tmp_path / "x.ptrace", "--cells", 8, "--json")
     assert code == 0

@@ -31,9 +31,7 @@ def test_discrete_modes_are_eigenvectors_of_the_matrix(left, right, cells):
     modes = exact.slab_modes(2.0, cells, 1.3, left, right, cells=cells)
     matrix = dense_slab(cells, 2.0, 1.3, left, right)
     x = (np.arange(cells) + 0.5) * 2.0 / cells
-    np.testing.assert_allclose(
-        modes.rates, np.linalg.eigvalsh(matrix), rtol=0, atol=1e-12 * np.abs(matrix).max()
-    )
+    np.testing.assert_allclose(modes.rates, np.linalg.eigvalsh(matrix), rtol=0, atol=1e-12 * np.abs(matrix).max())
     for k in range(cells):
         residual = matrix @ modes(k, x) - modes.rates[k] * modes(k, x)
         assert np.abs(residual).max() <= 1e-12 * np.abs(matrix).max()
@@ -100,9 +98,7 @@ TRANSIENT = {
 def test_transient_solutions_satisfy_the_heat_equation(name):
     u, loss = TRANSIENT[name]
     scale = np.abs(u(X, 0.2)).max() / 0.2
-    assert (
-        np.abs(heat_defect(u, X, 0.2, 0.3, loss)).max() < 1e-6 * scale
-    )  # h^4 truncation and rounding over h^2
+    assert np.abs(heat_defect(u, X, 0.2, 0.3, loss)).max() < 1e-6 * scale  # h^4 truncation and rounding over h^2
 
 
 def test_the_two_series_of_the_slab_agree_where_they_meet():
@@ -141,13 +137,7 @@ def test_driven_slab_agrees_with_its_duhamel_series():
     w, t = case["frequency"], case["t"]
     rate = case["conductivity"] / case["capacity"] * (n * np.pi / case["length"]) ** 2
     lift = 2 * (-1.0) ** (n + 1) / (n * np.pi)
-    b = (
-        -100
-        * w
-        * lift
-        * (rate * np.cos(w * t) + w * np.sin(w * t) - rate * np.exp(-rate * t))
-        / (rate**2 + w**2)
-    )
+    b = -100 * w * lift * (rate * np.cos(w * t) + w * np.sin(w * t) - rate * np.exp(-rate * t)) / (rate**2 + w**2)
     series = 0.8 * 100 * np.sin(w * t) + b @ np.sin(n * np.pi * 0.8)
     assert exact.nafems_t3() == pytest.approx(series, abs=1e-10)
 
@@ -155,9 +145,7 @@ def test_driven_slab_agrees_with_its_duhamel_series():
 def test_angstrom_recovers_the_diffusivity_whatever_the_loss():
     for loss in (0.0, 0.8, 20.0):
         response = exact.plane_wave(0.2, 1.5, 0.3, loss)
-        assert exact.angstrom_diffusivity(0.2, abs(response), -np.angle(response), 1.5) == pytest.approx(
-            0.3, rel=1e-13
-        )
+        assert exact.angstrom_diffusivity(0.2, abs(response), -np.angle(response), 1.5) == pytest.approx(0.3, rel=1e-13)
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3])
@@ -168,12 +156,7 @@ def test_barenblatt_keeps_its_mass_and_solves_its_equation(dimension, power):
     def mass(t):
         angle, w = np.polynomial.legendre.leggauss(400)
         r = u.front(t) * np.sin(np.pi / 4 * (angle + 1))  # sin: the profile is steep at the front
-        return (
-            np.pi
-            / 4
-            * u.front(t)
-            * np.sum(w * np.cos(np.pi / 4 * (angle + 1)) * u(r, t) * r ** (dimension - 1))
-        )
+        return np.pi / 4 * u.front(t) * np.sum(w * np.cos(np.pi / 4 * (angle + 1)) * u(r, t) * r ** (dimension - 1))
 
     assert mass(0.3) == pytest.approx(mass(5.0), rel=1e-5)
     r, d = 0.4 * u.front(1.0), 1e-3
@@ -211,8 +194,7 @@ def test_steady_profiles_carry_their_flow_through_every_radius():
 def test_a_heated_body_sheds_what_it_makes(dimension):
     d = 1e-6
     slope = (
-        exact.heated_body(2.0, 2.0, 0.4, 3.0, 1.0, dimension)
-        - exact.heated_body(2 - d, 2.0, 0.4, 3.0, 1.0, dimension)
+        exact.heated_body(2.0, 2.0, 0.4, 3.0, 1.0, dimension) - exact.heated_body(2 - d, 2.0, 0.4, 3.0, 1.0, dimension)
     ) / d
     assert -0.4 * slope == pytest.approx(3.0 * 2.0 / dimension, rel=1e-5)  # source * volume / area
     assert exact.heated_body(2.0, 2.0, 0.4, 3.0, 1.0, dimension) == 1.0

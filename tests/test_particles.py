@@ -96,9 +96,7 @@ def test_jump_rates_are_in_detailed_balance(potential):
     problem = closed_problem()
     op = discretize(problem)
     v = np.zeros(op.shape) if potential is None else np.random.default_rng(5).normal(size=op.shape)
-    rates = jump_rates(op, None if potential is None else v.reshape(problem.grid.shape)).faces.reshape(
-        *op.shape, 6
-    )
+    rates = jump_rates(op, None if potential is None else v.reshape(problem.grid.shape)).faces.reshape(*op.shape, 6)
     rest = op.mass * np.exp(-v)
     for axis in range(3):
         down, up = (rest * rates[..., 2 * axis + k] for k in (0, 1))
@@ -190,13 +188,9 @@ def test_brownian_absorption_follows_the_slab_series():
     left, right = taken.sum(), -(taken * np.cos(n * np.pi)).sum()
     # the series of the outflow converges slowly: the two add up to what is missing inside
     gone = 1 - running[-1]
-    left = (
-        left + (gone - left - right) * 0.7
-    )  # 0.7 = 1 - x0: the stationary split carries the tail of the series
+    left = left + (gone - left - right) * 0.7  # 0.7 = 1 - x0: the stationary split carries the tail of the series
     expected = [*np.diff(running), left, gone - left]
-    assert_sampled_from(
-        [*run.counts, run.absorbed["x-"], run.absorbed["x+"]], np.array(expected) * run.particles
-    )
+    assert_sampled_from([*run.counts, run.absorbed["x-"], run.absorbed["x+"]], np.array(expected) * run.particles)
 
 
 def smooth_box(**changes):

@@ -72,9 +72,7 @@ def test_stationary_variance_is_that_of_the_closed_forms():
     np.testing.assert_allclose(run.variance[-1], discrete, rtol=5 * np.sqrt(2 / MEMBERS))
     continuous = exact.noise_variance(problem.grid.centers[0], 1.0, 1.3, NOISE)
     middle = slice(6, 18)
-    np.testing.assert_allclose(
-        run.variance[-1][middle], continuous[middle], rtol=5 * np.sqrt(2 / MEMBERS) + 0.05
-    )
+    np.testing.assert_allclose(run.variance[-1][middle], continuous[middle], rtol=5 * np.sqrt(2 / MEMBERS) + 0.05)
 
 
 def test_large_uneven_problems_are_referred_to_paths(monkeypatch):

@@ -17,9 +17,7 @@ def test_a_refined_problem_is_the_same_problem(seed):
     fine = refined(problem, 3)
     assert fine.grid.shape == tuple(3 * n for n in problem.grid.shape)
     for name in ("capacity", "loss"):
-        sums = [
-            np.sum(np.broadcast_to(getattr(p, name), p.grid.shape) * p.grid.volumes) for p in (problem, fine)
-        ]
+        sums = [np.sum(np.broadcast_to(getattr(p, name), p.grid.shape) * p.grid.volumes) for p in (problem, fine)]
         assert sums[0] == pytest.approx(sums[1], rel=1e-12)
     sums = [np.sum(np.broadcast_to(p.source(0.0), p.grid.shape) * p.grid.volumes) for p in (problem, fine)]
     assert sums[0] == pytest.approx(sums[1], rel=1e-11, abs=1e-12)
@@ -71,9 +69,7 @@ def test_a_smooth_steady_problem_shows_order_two_and_its_true_error():
 
 def test_an_exact_problem_is_called_exact():
     grid = ds.Grid((6,), (1.0,))
-    problem = ds.Problem(
-        grid, np.repeat([1.0, 100.0], 3), boundary={"x-": ds.Dirichlet(1.0), "x+": ds.Dirichlet(3.0)}
-    )
+    problem = ds.Problem(grid, np.repeat([1.0, 100.0], 3), boundary={"x-": ds.Dirichlet(1.0), "x+": ds.Dirichlet(3.0)})
     report = verify(problem)
     flows = [c for c in report.space if c.name.startswith("flow")]
     assert {c.verdict for c in flows} == {"exact"}

@@ -179,14 +179,10 @@ def _floorplan(floorplan) -> dict[str, tuple[float, float, float, float]]:
     blocks = {}
     for name, entry in floorplan.items():
         if np.shape(entry) != (4,):
-            raise ProblemError(
-                f"floorplan[{name!r}] = {entry!r}: give (width, height, left, bottom) in metres."
-            )
+            raise ProblemError(f"floorplan[{name!r}] = {entry!r}: give (width, height, left, bottom) in metres.")
         numbers = [number(f"floorplan[{name!r}]", x) for x in entry]
         if min(numbers[:2]) <= 0:
-            raise ProblemError(
-                f"floorplan[{name!r}] has the size {numbers[0]:g} x {numbers[1]:g}; both must be > 0."
-            )
+            raise ProblemError(f"floorplan[{name!r}] has the size {numbers[0]:g} x {numbers[1]:g}; both must be > 0.")
         width, height, left, bottom = numbers
         blocks[str(name)] = (width, height, left, bottom)
     _refuse_overlap(blocks)
@@ -219,18 +215,14 @@ def _read_floorplan(path: Path) -> dict[str, list[float]]:
 def _refuse_overlap(blocks) -> None:
     names = list(blocks)
     b = np.array([blocks[n] for n in names])
-    slack = (
-        1e-6 * b[:, :2].min()
-    )  # floorplans are typed to six digits: edges may miss each other by a rounding
+    slack = 1e-6 * b[:, :2].min()  # floorplans are typed to six digits: edges may miss each other by a rounding
     for k in range(len(b)):
         x = np.minimum(b[:, 2] + b[:, 0], b[k, 2] + b[k, 0]) - np.maximum(b[:, 2], b[k, 2])
         y = np.minimum(b[:, 3] + b[:, 1], b[k, 3] + b[k, 1]) - np.maximum(b[:, 3], b[k, 3])
         both = (x > slack) & (y > slack)
         both[k] = False
         if both.any():
-            raise ProblemError(
-                f"blocks {names[k]!r} and {names[int(np.argmax(both))]!r} of the floorplan overlap."
-            )
+            raise ProblemError(f"blocks {names[k]!r} and {names[int(np.argmax(both))]!r} of the floorplan overlap.")
 
 
 def _power(power, blocks) -> dict[str, float]:
@@ -259,16 +251,12 @@ def _read_power(path: Path) -> dict[str, float]:
     from ..store import read_text
 
     lines = [
-        line.split()
-        for line in read_text(path).splitlines()
-        if line.strip() and not line.lstrip().startswith("#")
+        line.split() for line in read_text(path).splitlines() if line.strip() and not line.lstrip().startswith("#")
     ]
     try:
         trace = np.array(lines[1:], dtype=float)
     except (ValueError, IndexError):
-        raise ProblemError(
-            f"{path}: lines of watts must be numbers, as many as the first line has names."
-        ) from None
+        raise ProblemError(f"{path}: lines of watts must be numbers, as many as the first line has names.") from None
     if trace.ndim != 2 or trace.shape[1] != len(lines[0]):
         raise ProblemError(f"{path}: {len(lines[0])} names, but lines of watts of shape {trace.shape}.")
     return dict(zip(lines[0], trace.mean(axis=0), strict=True))
@@ -351,9 +339,7 @@ def _plates(grid: Grid, stack, sides, layer) -> tuple[np.ndarray, np.ndarray, np
         made_of = material(plate.material)
         conductivity[where] = made_of.conductivity
         own = plate.capacity if plate.capacity is not None else made_of.capacity
-        capacity[where] = (
-            number(f"capacity of plate {plate.name!r}", own, above=0.0) if math.isfinite(own) else 1.0
-        )
+        capacity[where] = number(f"capacity of plate {plate.name!r}", own, above=0.0) if math.isfinite(own) else 1.0
     return active, conductivity, capacity
 
 

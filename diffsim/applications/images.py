@@ -114,9 +114,7 @@ def denoise(
     # A quarter of the stable step: the stop rule is asked after every step, and noise falls fast in the first
     # ones.
     steps = max(1, int(np.ceil(end / (0.25 * 0.25))))
-    run = simulate(
-        problem, values, end, scheme="ftcs", dt=end / steps, save="final", stop=enough, progress=False
-    )
+    run = simulate(problem, values, end, scheme="ftcs", dt=end / steps, save="final", stop=enough, progress=False)
     result = run.final
     taken = round(run.t[-1] / (end / steps))
     return Denoised(

@@ -45,13 +45,8 @@ def materials() -> dict[str, Material]:
     from ..store import read_csv
 
     table = read_csv(_table_path())
-    rows = zip(
-        *(table[c] for c in ("name", "conductivity", "density", "heat_capacity", "source")), strict=True
-    )
-    return {
-        str(name): Material(str(name), float(k), float(rho), float(c), str(src))
-        for name, k, rho, c, src in rows
-    }
+    rows = zip(*(table[c] for c in ("name", "conductivity", "density", "heat_capacity", "source")), strict=True)
+    return {str(name): Material(str(name), float(k), float(rho), float(c), str(src)) for name, k, rho, c, src in rows}
 
 
 def _table_path() -> Path:
@@ -82,9 +77,5 @@ def material(what) -> Material:
     if what.lower() in known:
         return known[what.lower()]
     near = [n for n in known if what.lower() in n][:4] or difflib.get_close_matches(what.lower(), known, 4)
-    hint = (
-        f" Did you mean {', '.join(near)}?"
-        if near
-        else " See diffsim.applications.materials() for the names."
-    )
+    hint = f" Did you mean {', '.join(near)}?" if near else " See diffsim.applications.materials() for the names."
     raise ProblemError(f"material {what!r} is not in the table of {len(known)} materials.{hint}")

@@ -73,9 +73,7 @@ def tortuosity(image, phase=0, axis: int = 0, *, spacing=1.0, tol: float = 1e-5)
     """
     voxels = _image(image)
     if voxels.dtype.kind not in "biu":
-        raise ProblemError(
-            f"image has dtype {voxels.dtype}; give labels (integers or booleans). Threshold it first."
-        )
+        raise ProblemError(f"image has dtype {voxels.dtype}; give labels (integers or booleans). Threshold it first.")
     axis = _axis(axis, voxels.ndim)
     labels = np.atleast_1d(phase)
     pores = voxels == labels[0] if labels.size == 1 else np.isin(voxels, labels)
@@ -94,9 +92,7 @@ def tortuosity(image, phase=0, axis: int = 0, *, spacing=1.0, tol: float = 1e-5)
         f"phase {phase!r}: {epsilon:.1%} of the volume, {np.count_nonzero(path) / pores.size:.1%} carries flow along axis "
         f"{axis}; tau = {epsilon / deff:.6g}, relative residual {driven.residual:.1e}."
     )
-    return Tortuosity(
-        epsilon / deff, deff, epsilon, driven.residual, driven.iterations, True, words, driven.u
-    )
+    return Tortuosity(epsilon / deff, deff, epsilon, driven.residual, driven.iterations, True, words, driven.u)
 
 
 def effective(field, axis: int = 0, *, spacing=1.0, tol: float = 1e-8) -> float:
@@ -168,9 +164,7 @@ def _drive(field: np.ndarray, axis: int, spacing, tol: float) -> _Driven:
     from ..multigrid import Multigrid
     from ..resources import require_memory
 
-    require_memory(
-        _BYTES_PER_VOXEL * field.size, "a flow through " + " x ".join(map(str, field.shape)) + " voxels"
-    )
+    require_memory(_BYTES_PER_VOXEL * field.size, "a flow through " + " x ".join(map(str, field.shape)) + " voxels")
     ndim = field.ndim
     h = np.broadcast_to(np.asarray(spacing, float), (ndim,))
     if not (np.isfinite(h).all() and (h > 0).all()):
@@ -202,9 +196,7 @@ def _drive(field: np.ndarray, axis: int, spacing, tol: float) -> _Driven:
     # The dissipated energy is stationary in u, so its error is quadratic in that of u (and it bounds the flow
     # from above).
     u = solution.x
-    energy = math.fsum(
-        (diagonal * (u * u)).sum(axis=(1, 2)) - 2 * (rhs * u).sum(axis=(1, 2)) + rhs.sum(axis=(1, 2))
-    )
+    energy = math.fsum((diagonal * (u * u)).sum(axis=(1, 2)) - 2 * (rhs * u).sum(axis=(1, 2)) + rhs.sum(axis=(1, 2)))
     for a, g in enumerate(conductances):
         inner = (slice(None),) * a + (slice(1, -1),)
         energy += math.fsum((g[inner] * np.diff(u, axis=a) ** 2).sum(axis=(1, 2)))

@@ -35,9 +35,7 @@ def fault_scarp() -> tuple[Grid, np.ndarray]:
     return Grid(shape=shape, lengths=(shape[0] * dx, shape[1] * dy)), elevation
 
 
-def plot_relief(
-    grid: Grid, surfaces: Sequence[np.ndarray], titles: Sequence[str], path: str | Path | None = None
-):
+def plot_relief(grid: Grid, surfaces: Sequence[np.ndarray], titles: Sequence[str], path: str | Path | None = None):
     """Shaded relief of elevations [m] side by side on one colour scale; returns the Figure."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable

@@ -55,9 +55,7 @@ class WallSection:
         for k, (what, _) in enumerate(self.layers):
             axes.axvspan(1000 * edges[k], 1000 * edges[k + 1], color="0.9" if k % 2 else "0.97")
             # names stand where the line is not
-            low = np.mean(self.interfaces[[k, k + 1], [1, 0]]) > np.mean(
-                [self.interfaces.min(), self.interfaces.max()]
-            )
+            low = np.mean(self.interfaces[[k, k + 1], [1, 0]]) > np.mean([self.interfaces.min(), self.interfaces.max()])
             axes.text(
                 500 * (edges[k] + edges[k + 1]), 0.02 if low else 0.98, what.name, rotation=90, ha="center",
                 va="bottom" if low else "top", fontsize=8, transform=axes.get_xaxis_transform(),
@@ -112,9 +110,7 @@ def wall(
         for name, r in (("inside_resistance", inside_resistance), ("outside_resistance", outside_resistance))
     ]
     corners = np.concatenate([[0.0], np.cumsum([thickness for _, thickness in sections])])
-    edges = np.concatenate(
-        [np.linspace(a, b, cells, endpoint=False) for a, b in pairwise(corners)] + [corners[-1:]]
-    )
+    edges = np.concatenate([np.linspace(a, b, cells, endpoint=False) for a, b in pairwise(corners)] + [corners[-1:]])
     conductivity = np.repeat([what.conductivity for what, _ in sections], cells)
     capacity = np.repeat([what.capacity for what, _ in sections], cells)
     problem = Problem(
@@ -160,9 +156,7 @@ def _sections(layers) -> tuple[list[tuple[Material, float]], dict[int, float]]:
         try:
             what, thickness = entry
         except (TypeError, ValueError):
-            raise ProblemError(
-                f"layers[{k}] = {entry!r}: give (material, thickness), or a resistance."
-            ) from None
+            raise ProblemError(f"layers[{k}] = {entry!r}: give (material, thickness), or a resistance.") from None
         sections.append((material(what), number(f"thickness of layers[{k}]", thickness, above=0.0)))
     if not sections:
         raise ProblemError("layers is empty: give at least one (material, thickness).")

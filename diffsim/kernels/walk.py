@@ -134,9 +134,7 @@ def _sample(field, lead, index, weight, nodes, offsets, out):
 
 
 @_exact
-def _laws(
-    x, lead, nodes, offsets, d0, d1, d2, capacity, potential, kappa, drift, index, weight, work, metropolis
-):
+def _laws(x, lead, nodes, offsets, d0, d1, d2, capacity, potential, kappa, drift, index, weight, work, metropolis):
     """kappa_a = D_a / c, drift_a = (dD_a/da - D_a dV/da) / c; returns ln c - V, the log of the density at
     rest, where `metropolis` needs it."""
     for a in range(lead, 3):

@@ -50,9 +50,7 @@ class Made:
         if kind == "periodic":
             return ds.Periodic()
         grid = self.grid
-        points = [
-            c.reshape([-1 if b == a else 1 for b in range(grid.ndim)]) for a, c in enumerate(grid.centers)
-        ]
+        points = [c.reshape([-1 if b == a else 1 for b in range(grid.ndim)]) for a, c in enumerate(grid.centers)]
         points[axis] = np.full([1] * grid.ndim, grid.edges[axis][-1 if end else 0])
         shape = [n for a, n in enumerate(grid.shape) if a != axis]
         face = [1 if a == axis else n for a, n in enumerate(grid.shape)]
@@ -159,9 +157,7 @@ def test_anisotropy_per_axis_is_of_second_order():
     states, truths, grids = [], [], []
     for n in SIZES[2]:
         grid, *_, u = plate(n)
-        problem = ds.Problem(
-            grid, ds.PerAxis(0.3, 5.0), source=(0.3 * 4 + 5.0 * 2.25) * u, boundary=product(grid)
-        )
+        problem = ds.Problem(grid, ds.PerAxis(0.3, 5.0), source=(0.3 * 4 + 5.0 * 2.25) * u, boundary=product(grid))
         states.append(ds.equilibrium(problem, tol=1e-12).u)
         truths.append(u)
         grids.append(grid)

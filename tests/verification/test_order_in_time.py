@@ -136,9 +136,7 @@ def stiffly(scheme):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("scheme", "situation"), table(stiffly, ["steady", "moving source", "moving ambient"])
-)
+@pytest.mark.parametrize(("scheme", "situation"), table(stiffly, ["steady", "moving source", "moving ambient"]))
 def test_order_holds_far_above_the_explicit_limit(scheme, situation):
     problem = bar(120, situation)
     sequence = errors(scheme, problem, [128, 256])
@@ -157,9 +155,7 @@ def rod(cells, situation):
     grid = ds.Grid((cells,), (1.0,))
     x = grid.centers[0]
     if situation == "rough start":
-        return ds.Problem(grid, 0.1, boundary={"x": ds.Dirichlet(0.0)}), np.where(
-            (x > 0.3) & (x < 0.6), 1.0, 0.0
-        )
+        return ds.Problem(grid, 0.1, boundary={"x": ds.Dirichlet(0.0)}), np.where((x > 0.3) & (x < 0.6), 1.0, 0.0)
     wave = lambda at: ds.Dirichlet(lambda t: np.sin(2 * at + OMEGA * t))  # noqa: E731
     source = lambda x, t: OMEGA * np.cos(2 * x + OMEGA * t) + 0.4 * np.sin(2 * x + OMEGA * t)  # noqa: E731
     return ds.Problem(grid, 0.1, source=source, boundary={"x-": wave(0.0), "x+": wave(1.0)}), np.sin(2 * x)
@@ -206,29 +202,21 @@ def side(h):
 
 
 @pytest.mark.parametrize(("left", "right"), MIXES, ids=str)
-@pytest.mark.parametrize(
-    "scheme", [s for s in SCHEMES.values() if s.family != "multistep"], ids=lambda s: s.name
-)
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES.values() if s.family != "multistep"], ids=lambda s: s.name)
 def test_one_step_multiplies_a_mode_by_R(scheme, left, right):
     """For every mix of sides the closed-form mode of the grid is scaled by R(-rate dt) of the table, to
     rounding."""
     if scheme.name == "exact" and not {left, right} <= {np.inf, 0.0}:
         return  # refused: Robin modes have no fast transform
     cells, diffusivity = 16, 0.7
-    problem = ds.Problem(
-        ds.Grid((cells,), (2.0,)), diffusivity, boundary={"x-": side(left), "x+": side(right)}
-    )
+    problem = ds.Problem(ds.Grid((cells,), (2.0,)), diffusivity, boundary={"x-": side(left), "x+": side(right)})
     modes = exact.slab_modes(2.0, cells, diffusivity, left, right, cells=cells)
     reach = 10.0 if scheme.stages is None else scheme.real_limit()
     dt = 0.9 * min(reach, 10.0) / modes.rates[-1]
     for k in (0, 3, cells - 1):
         u = modes(k, problem.grid.centers[0])
         run = ds.simulate(problem, u, dt, scheme=scheme.name, dt=dt, save="final")
-        stages = (
-            scheme.stages_for(dt * discretize(problem).spectral_bound().value)
-            if scheme.stages is None
-            else None
-        )
+        stages = scheme.stages_for(dt * discretize(problem).spectral_bound().value) if scheme.stages is None else None
         z = -modes.rates[k] * dt
         factor = scheme.R(z, s=stages) if stages else scheme.R(z)
         np.testing.assert_allclose(run.final, np.real(factor) * u, rtol=0, atol=2e-10)

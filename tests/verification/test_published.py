@@ -38,9 +38,7 @@ def test_nafems_t3_reaches_its_target(scheme):
             "x+": ds.Dirichlet(lambda t: case["amplitude"] * np.sin(case["frequency"] * t)),
         },
     )
-    run = ds.simulate(
-        problem, 0.0, case["t"], scheme=scheme, tol=1e-6, save="final", probes={"target": (case["x"],)}
-    )
+    run = ds.simulate(problem, 0.0, case["t"], scheme=scheme, tol=1e-6, save="final", probes={"target": (case["x"],)})
     reached = run.probes["target"][1][-1]
     assert reached == pytest.approx(case["published"], abs=0.01)
     assert reached == pytest.approx(float(exact.nafems_t3()), abs=4e-3)
@@ -61,9 +59,7 @@ def test_slab_follows_its_series(scheme):
         "krylov": 0.5,
     }
     probes = {str(x): (float(x),) for x in (1, 2, 3)}
-    run = ds.simulate(
-        problem, 400.0, 1.0, scheme=scheme, dt=dt.get(scheme, 1 / 1280), save="final", probes=probes
-    )
+    run = ds.simulate(problem, 400.0, 1.0, scheme=scheme, dt=dt.get(scheme, 1 / 1280), save="final", probes=probes)
     reached = [run.probes[str(x)][1][-1] for x in (1, 2, 3)]
     np.testing.assert_allclose(reached, [352.0501, 384.2723, 396.6512], rtol=0, atol=0.015)
 
@@ -79,9 +75,7 @@ def test_fenics_case_has_no_error_in_time_and_order_two_in_space():
             "y-": ds.Dirichlet(lambda t: made(x, 0.0, t)), "y+": ds.Dirichlet(lambda t: made(x, 1.0, t)),
         }  # fmt: skip
         problem = ds.Problem(grid, 1.0, source=made.source, boundary=sides)
-        run = ds.simulate(
-            problem, lambda x, y: made(x, y, 0.0), 2.0, scheme="backward-euler", dt=dt, save="final"
-        )
+        run = ds.simulate(problem, lambda x, y: made(x, y, 0.0), 2.0, scheme="backward-euler", dt=dt, save="final")
         return np.abs(run.final - made(*grid.mesh(), 2.0)).max()
 
     coarse = [final_error(8, dt) for dt in (0.05, 0.2, 0.5)]
@@ -105,9 +99,7 @@ def test_chip_of_numerical_mooc_stops_at_its_time():
     held[0], held[:, 0] = True, True
     problem = ds.Problem(grid, 1e-4, fixed=(held, 100.0))
     dt = 0.2 * dx**2 / 1e-4
-    run = ds.simulate(
-        problem, 20.0, 1.0, scheme="ftcs", dt=dt, save="final", stop=lambda t, u: u[10, 10] >= 70
-    )
+    run = ds.simulate(problem, 20.0, 1.0, scheme="ftcs", dt=dt, save="final", stop=lambda t, u: u[10, 10] >= 70)
     assert run.status == "stopped"
     assert run.t[-1] == pytest.approx(0.16, abs=0.005)
 
@@ -124,9 +116,7 @@ def test_front_of_a_porous_medium_moves_as_barenblatt_says(power):
     assert run.ok
     expected = truth.front(start + duration)
     assert expected > 1.2 * truth.front(start)
-    occupied = (
-        np.abs(x[run.final > 1e-3 * run.final.max()]).max() + 0.01
-    )  # the far face of the last occupied cell
+    occupied = np.abs(x[run.final > 1e-3 * run.final.max()]).max() + 0.01  # the far face of the last occupied cell
     assert occupied == pytest.approx(expected, rel=0.02)
     assert np.abs(run.final - truth(x, start + duration)).mean() < 0.005 * run.final.max()
 
@@ -175,8 +165,7 @@ def iso_case_2(refine):
 
     def split(corners, counts):
         parts = [
-            np.linspace(a, b, refine * n, endpoint=False)
-            for (a, b), n in zip(pairwise(corners), counts, strict=True)
+            np.linspace(a, b, refine * n, endpoint=False) for (a, b), n in zip(pairwise(corners), counts, strict=True)
         ]
         return np.concatenate([*parts, corners[-1:]])
 
@@ -233,9 +222,7 @@ def test_layers_with_interfaces_on_faces_are_exact_whatever_the_jump(axis):
     field = np.repeat(k, count)
     field = np.broadcast_to(field[:, None] if axis == 0 else field, grid.shape)
     name = grid.axes[axis]
-    problem = ds.Problem(
-        grid, field, boundary={f"{name}-": ds.Robin(8.0, 20.0), f"{name}+": ds.Dirichlet(-5.0)}
-    )
+    problem = ds.Problem(grid, field, boundary={f"{name}-": ds.Robin(8.0, 20.0), f"{name}+": ds.Dirichlet(-5.0)})
     steady = ds.equilibrium(problem, tol=1e-14)
     flux, faces = exact.layered_wall(thickness, k, 20.0, -5.0, 1 / 8)
     truth = np.interp(grid.centers[axis], corners, faces)
