@@ -20,7 +20,7 @@ _PUBLIC = {
         "evaluate": "evaluate Report",
         "ladder": "ladder",
         "adjoint": "equilibrium_layer",
-        "doctor": "examine",
+        "doctor": "examine adopt",
         "adapt": "Adaptive",
     }.items()
     for name in names.split()

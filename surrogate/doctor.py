@@ -22,6 +22,8 @@ from diffsim.errors import ProblemError, StoreError
 from diffsim.grid import Grid
 from diffsim.problem import Problem
 
+from .dataset import Dataset
+
 _COEFFICIENTS = ("nu", "diffusivity", "coeff", "a", "x", "K", "permeability")
 _LABELS = ("tensor", "sol", "u", "y", "solution", "pressure", "equilibrium")
 _SAMPLE = 64  # items that are solved again
@@ -97,6 +99,41 @@ def _examine(pairs: Pairs) -> list[Finding]:
         return findings
     findings += _equation(core, phases, alignment, usable[trusted])
     return findings
+
+
+def adopt(source, source_term: float = 1.0, most: int = 2000) -> tuple[Dataset, tuple[int, ...]]:
+    """Other people's pairs as a dataset to train and evaluate on, and the numbers of the items that were left out.
+
+    Items that break the maximum principle or are not finite are left out. Grid points become cells: points on a wall
+    are held at 0, and where the last point lies one spacing off the wall a held row is added, with labels 0.
+    Coefficients of a few values are read off the labels (for f = 1); others are taken as they are, with f = `source_term`.
+
+    Raises
+    ------
+    StoreError, ProblemError
+        As `examine`; and where the labels do not vanish at the sides, so that nothing is known about these.
+    """
+    pairs = _pairs(source, most)
+    dropped = sorted({i for check in (_finite, _sign) for f in [check(pairs)] if f.level == "BAD" for i in f.items})
+    kept = np.setdiff1d(np.arange(len(pairs.u)), dropped)
+    a, u = pairs.a[kept], pairs.u[kept]
+    alignment = grid_alignment(u)
+    if any(_place(d) is None for ends in alignment for d in ends):
+        raise ProblemError(
+            f"{pairs.name}: the labels do not vanish at the sides; pose the problems yourself (from_arrays)."
+        )
+    phases = phase_values(a, u, alignment)
+    if phases is not None and set(np.unique(a)) == set(phases):
+        coefficients, source_term = np.zeros_like(a), 1.0
+        for key, (value, _) in phases.items():
+            coefficients[a == key] = value
+        a = coefficients
+    problems = [_problem(field, alignment, source_term) for field in a]
+    labels = np.zeros((len(u), *problems[0].grid.shape))
+    labels[(slice(None), *_kept(alignment))] = u
+    if problems[0].fixed is not None:
+        labels[:, problems[0].fixed[0]] = 0.0
+    return Dataset.from_arrays(problems, labels), tuple(dropped)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------
@@ -353,7 +390,7 @@ def _equation(pairs: Pairs, phases, alignment, numbers: np.ndarray) -> list[Find
     return findings
 
 
-def _problem(a: np.ndarray, alignment) -> Problem:
+def _problem(a: np.ndarray, alignment, source: float = 1.0) -> Problem:
     """The samples as the unit box with zero sides: points on a wall are held at 0, points one spacing off get such a row."""
     kinds = [tuple(_place(d) for d in ends) for ends in alignment]
     edges, mask_rows = [], []
@@ -370,7 +407,7 @@ def _problem(a: np.ndarray, alignment) -> Problem:
                 held[(slice(None),) * axis + (end,)] = True
     grid = Grid.from_edges(edges)
     sides = {axis: Dirichlet(0.0) for axis in grid.axes}
-    return Problem(grid, diffusivity=a, source=1.0, boundary=sides, fixed=(held, 0.0) if held.any() else None)
+    return Problem(grid, diffusivity=a, source=source, boundary=sides, fixed=(held, 0.0) if held.any() else None)
 
 
 def _kept(alignment) -> tuple[slice, ...]:

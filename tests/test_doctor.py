@@ -131,3 +131,37 @@ def test_a_public_set_shows_what_is_known_about_it(shared_data):
         assert low == pytest.approx(0.5 / 32, abs=0.01)
         assert high == pytest.approx(31.5 / 32, abs=0.05)
     assert found["equation"].values["mean"] == pytest.approx(0.089, abs=0.01)
+
+
+def test_adopted_pairs_are_the_problems_they_came_from(pairs):
+    a, u = pairs
+    data, dropped = sg.adopt((a, u))
+    assert dropped == ()
+    assert len(data) == 60
+    np.testing.assert_array_equal(data[7].u, u[7])
+    np.testing.assert_allclose(data[7].problem.diffusivity, a[7], rtol=0.01)
+    solved = ds.equilibrium(data[7].problem).u
+    assert np.linalg.norm(solved - u[7]) < 0.01 * np.linalg.norm(u[7])
+
+
+def test_adopting_leaves_out_what_is_damaged(pairs):
+    data, dropped = sg.adopt(harm(*pairs, "maximum principle"))
+    assert dropped == (7,)
+    assert len(data) == 59
+
+
+def test_a_public_set_is_adopted_with_its_walls(shared_data):
+    data, dropped = sg.adopt(shared_data / "darcy16" / "darcy_train_16.npz")
+    assert len(dropped) == 12
+    assert len(data) == 988
+    item = data[3]
+    assert item.problem.grid.shape == (17, 17)  # first row on the wall, last one a spacing inside
+    held, values = item.problem.fixed
+    assert held[0].all()
+    assert held[-1].all()
+    assert not held[1:-1, 1:-1].any()
+    assert (values == 0).all()
+    solved = np.stack([s.u for s in ds.equilibrium(data.problems[:100])])
+    labels = data.arrays(range(100))["u"]
+    errors = np.linalg.norm((solved - labels).reshape(100, -1), axis=1) / np.linalg.norm(labels.reshape(100, -1), axis=1)
+    assert errors.mean() == pytest.approx(0.089, abs=0.02)
