@@ -149,7 +149,7 @@ def test_nonlinear_diffusivities_are_fitted_by_differences_and_it_is_said():
     def of(theta):
         return ds.Problem(grid, ds.OfState(lambda u: 0.2 + theta[0] * u**2), boundary={"x": ds.Dirichlet(0.0)})
 
-    record = noisy(of, lambda x: np.sin(np.pi * x), [0.3, 0.5], [0.05, 0.1, 0.2], [1.5], 0.0)
+    record = noisy(of, lambda x: np.sin(np.pi * x), [0.3, 0.5], [0.02, 0.05], [1.5], 0.0)
     fit = ds.fit(of, lambda x: np.sin(np.pi * x), record, guess=[1.0])
     assert fit.value[0] == pytest.approx(1.5, rel=1e-3)
     assert fit.route == "differences" and "differences of whole runs" in fit.explain()
