@@ -1,7 +1,13 @@
 """The compiled stepping kernels against dense matrices, and their bit-level promises."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numba.core.runtime import _nrt_python, rtsys
 
 from diffsim.kernels import stepping
 
@@ -138,9 +144,7 @@ def test_stabilized_step_is_the_recurrence(shape, periodic, n_stages):
                 + dt * (mu_t[j] * rates[j - 1] + gamma_t[j] * rates[0])
             )
             gains.append(
-                mu[j] * gains[j - 1]
-                + nu[j] * gains[j - 2]
-                + dt * (mu_t[j] * crossed[j - 1] + gamma_t[j] * crossed[0])
+                mu[j] * gains[j - 1] + nu[j] * gains[j - 2] + dt * (mu_t[j] * crossed[j - 1] + gamma_t[j] * crossed[0])
             )
     out = np.empty(shape)
     start = u.copy()
@@ -217,3 +221,171 @@ def test_uniform_steps_are_those_with_ghost_cells(shape, periodic, n_steps, stea
     got = stepping.advance_uniform(r, walls, periodic, source, decay, n_steps, u, np.empty(shape))
     np.testing.assert_allclose(u, expected, rtol=0, atol=1e-13)
     np.testing.assert_allclose(got, gain, rtol=0, atol=1e-11)
+
+
+# Grids that are cut into several blocks along each axis in turn.
+LARGE = {
+    "many planes": (1, 530, 17),
+    "long rows": (1, 5, 2070),
+    "1d": (1, 1, 2070),
+    "tall": (140, 3, 5),
+    "wide": (3, 70, 5),
+    "deep": (3, 4, 530),
+}
+every_large_shape = pytest.mark.parametrize("shape", LARGE.values(), ids=LARGE.keys())
+
+
+@every_large_shape
+@every_periodicity
+def test_blocked_uniform_steps_have_the_bits_of_single_steps(shape, periodic):
+    r, walls, periodic, source, decay = uniform_case(shape, periodic, 1)
+    blocked = np.random.default_rng(1).normal(size=shape)
+    single, scratch = blocked.copy(), np.empty(shape)
+    gain = sum(stepping.advance_uniform(r, walls, periodic, source, decay, 1, single, scratch) for _ in range(37))
+    blocked_gain = stepping.advance_uniform(r, walls, periodic, source, decay, 37, blocked, scratch)
+    np.testing.assert_array_equal(blocked, single)
+    np.testing.assert_allclose(blocked_gain, gain, rtol=0, atol=1e-12 * shape[0] * shape[1] * shape[2])
+
+
+@every_large_shape
+@every_periodicity
+def test_blocked_euler_steps_have_the_bits_of_single_steps(shape, periodic):
+    *operator, free = random_operator(shape, periodic)
+    base, patterns, amplitudes = random_forcing(shape, free, 1, 19)
+    blocked = np.random.default_rng(1).normal(size=shape) * free
+    single, scratch = blocked.copy(), np.empty(shape)
+    gain = 0.0
+    for row in amplitudes:
+        gain += stepping.advance_explicit_euler(*operator, 0.01, base, patterns, row[None], single, scratch)
+    blocked_gain = stepping.advance_explicit_euler(*operator, 0.01, base, patterns, amplitudes, blocked, scratch)
+    np.testing.assert_array_equal(blocked, single)
+    np.testing.assert_allclose(blocked_gain, gain, rtol=0, atol=1e-12 * shape[0] * shape[1] * shape[2])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(1, 40, 33), (9, 10, 33)], ids=["2d", "3d"])
+def test_mirroring_the_problem_mirrors_every_bit(shape, axis):
+    r, walls, periodic, source, decay = uniform_case(shape, False, 1)
+    u = np.random.default_rng(1).normal(size=shape)
+    mirrored = np.ascontiguousarray(np.flip(u, axis))
+    mirrored_walls = walls.copy()
+    mirrored_walls[:, axis] = walls[:, axis, ::-1]
+    mirrored_source = np.ascontiguousarray(np.flip(source, axis))
+    stepping.advance_uniform(r, walls, periodic, source, decay, 20, u, np.empty(shape))
+    stepping.advance_uniform(r, mirrored_walls, periodic, mirrored_source, decay, 20, mirrored, np.empty(shape))
+    np.testing.assert_array_equal(np.flip(mirrored, axis), u)
+
+    *operator, free = random_operator(shape, False)
+    u = np.random.default_rng(2).normal(size=shape) * free
+    forcing = random_forcing(shape, free, 1, 20)
+    mirrored = np.ascontiguousarray(np.flip(u, axis))
+    mirrored_operator = [np.ascontiguousarray(np.flip(a, axis)) for a in operator]
+    base, patterns = (np.ascontiguousarray(np.flip(a, axis - 3)) for a in forcing[:2])
+    stepping.advance_explicit_euler(*operator, 0.01, *forcing, u, np.empty(shape))
+    stepping.advance_explicit_euler(*mirrored_operator, 0.01, base, patterns, forcing[2], mirrored, np.empty(shape))
+    np.testing.assert_array_equal(np.flip(mirrored, axis), u)
+
+
+def test_a_constant_stays_the_same_bits_where_nothing_enters():
+    shape = (7, 8, 9)
+    *operator, free = random_operator(shape, False)
+    operator[3] = np.zeros(shape)
+    u = np.where(free, 1 / 3, 0.0)
+    start = u.copy()
+    nothing = np.zeros(shape), np.zeros((0, *shape)), np.zeros((10, 0))
+    stepping.advance_explicit_euler(*operator, 0.01, *nothing, u, np.empty(shape))
+    np.testing.assert_array_equal(u, start)
+
+
+def test_weights_that_are_multiples_of_2_to_minus_53_keep_the_content():
+    shape, grain = (1, 64, 48), 2.0**53
+    r = np.round(np.array([0.0, 0.21, 0.17]) * grain) / grain
+    walls = np.zeros((1, 3, 2, 2))
+    walls[..., 1] = 1.0  # insulated
+    u = np.random.default_rng(1).random(shape)
+    start, n_steps = u.sum(), 2000
+    insulated = np.zeros(3, bool), np.zeros((0, 0, 0)), 0.0
+    gain = stepping.advance_uniform(r, walls, *insulated, n_steps, u, np.empty(shape))
+    assert gain == 0.0
+    # rounding errors of single cells are random: sqrt(cells * steps) half ulps, ten of their standard deviations
+    assert abs(u.sum() - start) <= 10 * np.sqrt(u.size * n_steps) * 2.0**-54
+
+
+def test_no_new_extrema_while_all_weights_are_positive():
+    shape = (1, 50, 50)
+    r = np.array([0.0, 1 / 6, 1 / 6])  # half-cell walls: the edge cells' centre weight reaches zero in the corner
+    walls = np.zeros((1, 3, 2, 2))
+    walls[..., 1] = -1.0
+    u = (np.random.default_rng(1).random(shape) > 0.5).astype(float)
+    stepping.advance_uniform(r, walls, np.zeros(3, bool), np.zeros((0, 0, 0)), 0.0, 3, u, np.empty(shape))
+    assert u.min() >= 0.0
+    assert u.max() <= 1.0
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_a_single_bad_number_is_found(poison):
+    u = np.random.default_rng(0).normal(size=(3, 4, 5))
+    assert stepping.is_finite(u)
+    assert stepping.max_abs(u) == np.abs(u).max()
+    u[2, 3, 1] = poison
+    assert not stepping.is_finite(u)
+    assert not np.isfinite(stepping.max_abs(u))
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 1000])
+def test_ordered_sums_are_the_sums(size):
+    a, b = np.random.default_rng(0).random((2, size))
+    np.testing.assert_allclose(stepping.dot(a, b), a @ b, rtol=1e-13)
+    np.testing.assert_allclose(stepping.weighted_norm(a, b), np.sqrt((a * b**2).sum()), rtol=1e-13)
+
+
+def hash_of_all_kernels(threads):
+    """Run every kernel above the parallel threshold in a fresh process with so many threads; digest of the bits."""
+    code = """
+import hashlib, sys, numpy as np
+sys.path.insert(0, "tests")
+from test_kernels import *
+digest = hashlib.sha256()
+for shape in ((1, 300, 150), (70, 20, 33)):
+    r, walls, periodic, source, decay = uniform_case(shape, False, 1)
+    u = np.random.default_rng(1).normal(size=shape)
+    gain = stepping.advance_uniform(r, walls, periodic, source, decay, 20, u, np.empty(shape))
+    *operator, free = random_operator(shape, True)
+    forcing = random_forcing(shape, free, 1, 5)
+    v, out, kout = u * free, np.empty(shape), np.empty(shape)
+    gains = [gain, stepping.advance_explicit_euler(*operator, 0.01, *forcing, v, np.empty(shape))]
+    stepping.apply_stiffness(*operator[:4], v, kout)
+    c = np.random.default_rng(2).normal(size=(4, 6))
+    gains.append(stepping.stabilized_step(*operator, 0.01, *c, *forcing, v, np.empty((2, *shape)), out))
+    w, A = np.empty(shape), np.tril(np.ones((5, 5)), -1)
+    gains += stepping.runge_kutta_step(*operator, 0.01, A, c[0, :5], c[1, :5], *forcing, v, np.empty((6, *shape)), w)
+    for a in (u, v, kout, out, w, np.array(gains)):
+        digest.update(a.tobytes())
+print(digest.hexdigest())
+"""
+    environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
+    root = Path(__file__).parent.parent
+    run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.slow
+def test_every_bit_is_the_same_with_one_and_with_two_threads():
+    assert hash_of_all_kernels(1) == hash_of_all_kernels(2)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 33), (9, 10, 33)], ids=["2d", "3d"])
+def test_compiled_loops_allocate_nothing_per_step(shape):
+    r, walls, periodic, source, decay = uniform_case(shape, False, 1)
+    u, scratch = np.zeros(shape), np.empty(shape)
+
+    _nrt_python.memsys_enable_stats()
+
+    def allocations(n_steps):
+        before = rtsys.get_allocation_stats().alloc
+        stepping.advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch)
+        return rtsys.get_allocation_stats().alloc - before
+
+    allocations(1)
+    assert allocations(64) == allocations(6400)

@@ -25,12 +25,17 @@ import numba
 import numpy as np
 
 _SERIAL = {"cache": True, "error_model": "numpy", "nogil": True}
+# A call that is not inlined counts references to every array it passes, in locked instructions: 60 ns a row.
+_INLINE = {**_SERIAL, "forceinline": True}
 
 # One thread does fewer cells than this alone, because waking a second one costs more than the work.
 _PARALLEL_CELLS = 32_768
 # Cells in one band of rows, the unit of work and of summation where every step is one pass over memory.
 _BAND_CELLS = 16_384
 _COLUMNS = 256
+# Planes that a time level advances per visit, and so how many it keeps: those, and one on each side.
+_VISIT = 4
+_KEEP = _VISIT + 2
 
 
 def _serial_and_parallel(function):
@@ -105,7 +110,7 @@ def is_finite(u):
 # --- rows: the stencils ----------------------------------------------------------------------------------------------
 
 
-@numba.njit(**_SERIAL)
+@numba.njit(**_INLINE)
 def _copy_row(source, at, n, out, to):
     for k in range(n):
         out[to + k] = source[at + k]
@@ -129,7 +134,7 @@ def _pair(g_low, low, g_high, high, centre):
     return g_low * (low - centre) + g_high * (high - centre)
 
 
-@numba.njit(**_SERIAL)
+@numba.njit(**_INLINE)
 def _along_cells(g, at_g, u, at, west, east, n, flow, to):
     """``flow`` = what enters n cells in a row through the faces between them."""
     one = np.uint64(1)
@@ -137,14 +142,14 @@ def _along_cells(g, at_g, u, at, west, east, n, flow, to):
         flow[to + k] = _pair(g[at_g + k], u[west + k], g[at_g + k + one], u[east + k], u[at + k])
 
 
-@numba.njit(**_SERIAL)
+@numba.njit(**_INLINE)
 def _across_cells(g, g_low, g_high, u, low, at, high, n, flow, to):
     """Add to ``flow`` what enters n cells from the rows on both sides."""
     for k in range(n):
         flow[to + k] += _pair(g[g_low + k], u[low + k], g[g_high + k], u[high + k], u[at + k])
 
 
-@numba.njit(**_SERIAL)
+@numba.njit(**_INLINE)
 def _enter_cells(base, w, inv_mass, cell, u, at, n, flow, to, tally, column):
     """Flow becomes rate, ``(flow + F - w u) / m``; ``tally`` collects ``F - w u``, what crosses the border."""
     for k in range(n):
@@ -153,24 +158,23 @@ def _enter_cells(base, w, inv_mass, cell, u, at, n, flow, to, tally, column):
         flow[to + k] = inv_mass[cell + k] * (flow[to + k] + e)
 
 
-@numba.njit(**_SERIAL)
-def _pattern_cells(scale, pattern, inv_mass, cell, n, rate, to, tally, column):
-    """Add ``scale * pattern`` to the forcing of n cells whose rate is known."""
+@numba.njit(**_INLINE)
+def _pattern_cells(scale, patterns, offset, inv_mass, cell, n, rate, to, tally, column):
+    """Add a scaled pattern to the forcing of n cells whose rate is known."""
     for k in range(n):
-        e = scale * pattern[cell + k]
+        e = scale * patterns[offset + cell + k]
         tally[column + k] += e
         rate[to + k] += inv_mass[cell + k] * e
 
 
-@numba.njit(**_SERIAL)
-def _flow_row(shape, wraps, graph, i, j, first, last, u, at, below, above, south, north, flow):
+@numba.njit(**_INLINE)
+def _flow_row(shape, wraps, stream, middle, along, i, j, first, last, u, at, below, above, south, north, flow):
     """What enters the cells of row ``(i, j)`` from their neighbours, columns [first, last); `flow` by column.
 
     `at`, `below`, ... are the places of column 0 of the row and of its neighbours in `u`. Where there is no
     neighbour, the face conducts nothing and any place that holds a number will do: the cell's own.
     """
     _, n1, n2 = shape
-    stream, middle, along = graph
     row = i * n1 + j
     n, to = np.uint64(last - first), np.uint64(first)
     k = first
@@ -198,23 +202,24 @@ def _flow_row(shape, wraps, graph, i, j, first, last, u, at, below, above, south
     )  # fmt: skip
 
 
-@numba.njit(**_SERIAL)
+@numba.njit(**_INLINE)
 def _rate_row(
-    shape, wraps, graph, w, inv_mass, base, patterns, amplitudes, i, j, first, last,
+    shape, wraps, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, i, j, first, last,
     u, at, below, above, south, north, rate, tally, column,
 ):  # fmt: skip
     """``rate = (F - K u) / m`` on the columns [first, last) of row ``(i, j)``; places as in `_flow_row`."""
-    _flow_row(shape, wraps, graph, i, j, first, last, u, at, below, above, south, north, rate)
+    _flow_row(shape, wraps, stream, middle, along, i, j, first, last, u, at, below, above, south, north, rate)
     cell, n = np.uint64((i * shape[1] + j) * shape[2] + first), np.uint64(last - first)
     to, tally_to = np.uint64(first), np.uint64(column + first)
     _enter_cells(base, w, inv_mass, cell, u, np.uint64(at + first), n, rate, to, tally, tally_to)
-    for p in range(amplitudes.size):
-        _pattern_cells(amplitudes[p], patterns[p], inv_mass, cell, n, rate, to, tally, tally_to)
+    for p in range(amplitudes.shape[1]):
+        offset = np.uint64(p * inv_mass.size)
+        _pattern_cells(amplitudes[step, p], patterns, offset, inv_mass, cell, n, rate, to, tally, tally_to)
 
 
-@numba.njit(**_SERIAL)
+@numba.njit(**_INLINE)
 def _convex_cells(planar, centre, r0, r1, r2, u, at, below, above, south, north, west, east, n, out, to):
-    """``out = centre u + sum_a r_a (u_low + u_high)`` on n cells in a row; the other arguments are places in `u` and `out`."""
+    """``out = centre u + sum_a r_a (u_low + u_high)`` on n cells in a row; the rest are places in `u` and `out`."""
     if planar:
         for k in range(n):
             flat = r2 * (u[west + k] + u[east + k])
@@ -225,8 +230,8 @@ def _convex_cells(planar, centre, r0, r1, r2, u, at, below, above, south, north,
             out[to + k] = centre * u[at + k] + (flat + r0 * (u[below + k] + u[above + k]))
 
 
-@numba.njit(**_SERIAL)
-def _convex_row(planar, centre, r, wall, wraps, n2, first, last, u, at, down, up, back, forth, out, to):
+@numba.njit(**_INLINE)
+def _convex_row(planar, centre, r, walls, step, wraps, n2, first, last, u, at, down, up, back, forth, out, to):
     """`_convex_cells` on the columns [first, last) of one row, the ends at walls apart.
 
     `at` and `to` are the places of column 0 in `u` and `out`; the neighbouring rows lie `down`, `up`, `back` and
@@ -247,11 +252,11 @@ def _convex_row(planar, centre, r, wall, wraps, n2, first, last, u, at, down, up
             if k > 0:
                 west = u[here - 1]
             else:
-                west, factor = wall[2, 0, 0], wall[2, 0, 1]
+                west, factor = walls[step, 2, 0, 0], walls[step, 2, 0, 1]
             if k + 1 < n2:
                 east = u[here + 1]
             else:
-                east, factor = wall[2, 1, 0], factor + wall[2, 1, 1]
+                east, factor = walls[step, 2, 1, 0], factor + walls[step, 2, 1, 1]
             flat = r[2] * (west + east)
             if not planar:
                 flat += r[1] * (u[here + back] + u[here + forth])
@@ -259,12 +264,13 @@ def _convex_row(planar, centre, r, wall, wraps, n2, first, last, u, at, down, up
 
 
 @numba.njit(**_SERIAL)
-def _through_wall(r, side, u, at, n):
+def _through_wall(r, walls, step, axis, side, u, at, n):
     """What enters n edge cells in a row from the ghost cells ``const + factor * edge`` behind their wall."""
+    const, slope = walls[step, axis, side, 0], walls[step, axis, side, 1] - 1.0
     total = 0.0
     for k in range(at, at + n):
-        total += side[0] + (side[1] - 1.0) * u[k]
-    return r * total
+        total += const + slope * u[k]
+    return r[axis] * total
 
 
 # --- folding, blocks and bands ---------------------------------------------------------------------------------------
@@ -342,9 +348,10 @@ def _take_row(source, row, n2, first, last, add, out, to):
 def _uniform_block(shape, planar, r, walls, periodic, source, decay, depth, u, bounds, ring, inflow, out):
     """Advance one box of cells by `depth` steps, from `u` to `out`, without leaving the cache.
 
-    Planes stream through a ring that holds three planes of every time level; level l runs one plane behind level
-    l - 1. What is computed reaches ``depth - l`` cells beyond the box at level l, so boxes do not wait for each
-    other. Ghost values of the streamed and the middle axis lie in the ring beside their edge cells.
+    Planes stream through a ring that holds a few planes of every time level, a visit to each level at a time;
+    level l runs one plane behind level l - 1. What is computed reaches ``depth - l`` cells beyond the box at level
+    l, so boxes do not wait for each other. Ghost values of the streamed and the middle axis lie in the ring beside
+    their edge cells.
     """
     n0, n1, n2 = shape
     i0, i1, j0, j1, k0, k1 = bounds
@@ -353,83 +360,85 @@ def _uniform_block(shape, planar, r, walls, periodic, source, decay, depth, u, b
     plane = (j1 - j0 + 2 * halo) * width
     origin = (halo - j0) * width + depth - k0  # of row 0, column 0 within a plane
     inner = 1.0 - decay - 2.0 * ((r[0] + r[1]) + r[2])
+    open0, open1, open2 = periodic[0], planar or periodic[1], periodic[2]
     inflow[:] = 0.0
-    for front in range(i0 - depth, i1 + depth):
+    for front in range(i0 - depth, i1 + depth, _VISIT):
         for level in range(depth + 1):
-            i, reach = front - level, depth - level
-            if i < i0 - reach or i >= i1 + reach:
-                continue
-            j_first, j_last = (0, 1) if planar else _span(j0, j1, reach, n1, periodic[1])
-            first, last = _span(k0, k1, reach, n2, periodic[2])
-            n = np.uint64(last - first)
-            here = (3 * level + i % 3) * plane + origin
-            wall = walls[min(level, walls.shape[0] - 1)]  # as the step from this level to the next sees it
-            if not periodic[0] and (i < 0 or i >= n0):
-                if reach > 0 and (i == -1 or i == n0):
-                    for j in range(j_first, j_last):
-                        _fill_row(wall[0, int(i == n0), 0], n, ring, np.uint64(here + j * width + first))
-                continue
-
-            if level == 0:
-                for j in range(j_first, j_last):
-                    row = ((i % n0) * n1 + j % n1) * n2
-                    _take_row(u, row, n2, first, last, level > 0, ring, here + j * width)
-            else:
-                wall_before = walls[min(level - 1, walls.shape[0] - 1)]
-                before = 3 * (level - 1) * plane + origin
-                down = ((i - 1) % 3 - i % 3) * plane
-                up = ((i + 1) % 3 - i % 3) * plane
-                centre0 = inner
-                if not periodic[0]:
-                    factor = (wall_before[0, 0, 1] if i == 0 else 0.0) + (wall_before[0, 1, 1] if i == n0 - 1 else 0.0)
-                    centre0 += r[0] * factor
-                for j in range(j_first, j_last):
-                    at = before + (i % 3) * plane + j * width
-                    centre = centre0
-                    if not planar and not periodic[1]:
-                        factor = (wall_before[1, 0, 1] if j == 0 else 0.0) + (
-                            wall_before[1, 1, 1] if j == n1 - 1 else 0.0
-                        )
-                        centre += r[1] * factor
-                    row = ((i % n0) * n1 + j % n1) * n2
+            reach = depth - level
+            for i in range(front - level, front - level + _VISIT):
+                if i < i0 - reach or i >= i1 + reach or not (open0 or -1 <= i <= n0):
+                    continue
+                j_first, j_last = (j0, j1) if planar else _span(j0, j1, reach, n1, open1)
+                first, last = _span(k0, k1, reach, n2, open2)
+                n = np.uint64(last - first)
+                slot = i % _KEEP
+                here = (_KEEP * level + slot) * plane + origin
+                # row s of `walls` is what step s sees on its way from level s to level s + 1
+                step = min(level, walls.shape[0] - 1)
+                if not open0 and (i == -1 or i == n0):
                     if reach > 0:
-                        to = here + j * width
-                        _convex_row(
-                            planar, centre, r, wall_before, periodic[2], n2, first, last,
-                            ring, at, down, up, -width, width, ring, to,
-                        )  # fmt: skip
-                        if source.size > 0:
-                            _take_row(source, row, n2, first, last, level > 0, ring, to)
-                    else:
-                        _convex_row(
-                            planar, centre, r, wall_before, periodic[2], n2, first, last,
-                            ring, at, down, up, -width, width, out, row,
-                        )  # fmt: skip
-                        if source.size > 0:
-                            _take_row(source, row, n2, first, last, level > 0, out, row)
-            if reach == 0:
-                continue
+                        for j in range(j_first, j_last):
+                            _fill_row(walls[step, 0, int(i == n0), 0], n, ring, np.uint64(here + j * width + first))
+                    continue
 
-            if not planar and not periodic[1]:
-                if j_first == 0:
-                    _fill_row(wall[1, 0, 0], n, ring, np.uint64(here - width + first))
-                if j_last == n1:
-                    _fill_row(wall[1, 1, 0], n, ring, np.uint64(here + n1 * width + first))
-            if i0 <= i < i1:
-                for j in range(j0, j1):
-                    row = here + j * width
-                    if not periodic[2] and k0 == 0:
-                        inflow[level] += _through_wall(r[2], wall[2, 0], ring, row, np.int64(1))
-                    if not periodic[2] and k1 == n2:
-                        inflow[level] += _through_wall(r[2], wall[2, 1], ring, row + n2 - 1, np.int64(1))
-                    if not periodic[0] and i == 0:
-                        inflow[level] += _through_wall(r[0], wall[0, 0], ring, row + k0, k1 - k0)
-                    if not periodic[0] and i == n0 - 1:
-                        inflow[level] += _through_wall(r[0], wall[0, 1], ring, row + k0, k1 - k0)
-                    if not planar and not periodic[1] and j == 0:
-                        inflow[level] += _through_wall(r[1], wall[1, 0], ring, row + k0, k1 - k0)
-                    if not planar and not periodic[1] and j == n1 - 1:
-                        inflow[level] += _through_wall(r[1], wall[1, 1], ring, row + k0, k1 - k0)
+                if level == 0:
+                    for j in range(j_first, j_last):
+                        _take_row(u, ((i % n0) * n1 + j % n1) * n2, n2, first, last, level > 0, ring, here + j * width)
+                else:
+                    past = min(level - 1, walls.shape[0] - 1)
+                    before = (_KEEP * (level - 1) + slot) * plane + origin
+                    down = (_KEEP - 1 if slot == 0 else -1) * plane
+                    up = (1 - _KEEP if slot == _KEEP - 1 else 1) * plane
+                    plane_centre = inner
+                    if not open0 and (i == 0 or i == n0 - 1):
+                        low, high = walls[past, 0, 0, 1], walls[past, 0, 1, 1]
+                        plane_centre += r[0] * ((low if i == 0 else 0.0) + (high if i == n0 - 1 else 0.0))
+                    for j in range(j_first, j_last):
+                        at, centre = before + j * width, plane_centre
+                        if not open1 and (j == 0 or j == n1 - 1):
+                            low, high = walls[past, 1, 0, 1], walls[past, 1, 1, 1]
+                            centre += r[1] * ((low if j == 0 else 0.0) + (high if j == n1 - 1 else 0.0))
+                        if reach > 0:
+                            to = here + j * width
+                            _convex_row(
+                                planar, centre, r, walls, past, open2, n2, first, last,
+                                ring, at, down, up, -width, width, ring, to,
+                            )  # fmt: skip
+                            if source.size > 0:
+                                row = ((i % n0) * n1 + j % n1) * n2
+                                _take_row(source, row, n2, first, last, level > 0, ring, to)
+                        else:
+                            to = (i * n1 + j) * n2
+                            _convex_row(
+                                planar, centre, r, walls, past, open2, n2, first, last,
+                                ring, at, down, up, -width, width, out, to,
+                            )  # fmt: skip
+                            if source.size > 0:
+                                _take_row(source, to, n2, first, last, level > 0, out, to)
+                if reach == 0:
+                    continue
+
+                if not open1 and j_first == 0:
+                    _fill_row(walls[step, 1, 0, 0], n, ring, np.uint64(here - width + first))
+                if not open1 and j_last == n1:
+                    _fill_row(walls[step, 1, 1, 0], n, ring, np.uint64(here + n1 * width + first))
+                if i0 <= i < i1:
+                    entered = 0.0
+                    for j in range(j0, j1):
+                        row = here + j * width
+                        if not open2 and k0 == 0:
+                            entered += _through_wall(r, walls, step, 2, 0, ring, row, 1)
+                        if not open2 and k1 == n2:
+                            entered += _through_wall(r, walls, step, 2, 1, ring, row + n2 - 1, 1)
+                        if not open1 and j == 0:
+                            entered += _through_wall(r, walls, step, 1, 0, ring, row + k0, k1 - k0)
+                        if not open1 and j == n1 - 1:
+                            entered += _through_wall(r, walls, step, 1, 1, ring, row + k0, k1 - k0)
+                        if not open0 and i == 0:
+                            entered += _through_wall(r, walls, step, 0, 0, ring, row + k0, k1 - k0)
+                        if not open0 and i == n0 - 1:
+                            entered += _through_wall(r, walls, step, 0, 1, ring, row + k0, k1 - k0)
+                    inflow[level] += entered
 
 
 @_serial_and_parallel
@@ -504,7 +513,7 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
     workers = _workers(u.size)
     halo = 0 if planar else 2 * depth
-    rings = np.empty((workers, 3 * depth * (box[1] + halo) * (box[2] + 2 * depth)))
+    rings = np.empty((workers, _KEEP * depth * (box[1] + halo) * (box[2] + 2 * depth)))
     inflow = np.empty((_n_boxes(shape, box), depth))
     content, supplied = float(u.sum()), float(source.sum())
     state, other, source = _fields(u, scratch, source)
@@ -521,7 +530,7 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
 # --- any coefficients: blocked forward Euler -------------------------------------------------------------------------
 
 
-@numba.njit(**_SERIAL)
+@numba.njit(**_INLINE)
 def _step_cells(u, at, dt, rate, column, n, out, to):
     for k in range(n):
         out[to + k] = u[at + k] + dt * rate[column + k]
@@ -529,7 +538,7 @@ def _step_cells(u, at, dt, rate, column, n, out, to):
 
 @numba.njit(**_SERIAL)
 def _euler_block(
-    shape, wraps, graph, w, inv_mass, dt, base, patterns, amplitudes, u, bounds, ring, rate, tally, out
+    shape, wraps, stream, middle, along, w, inv_mass, dt, base, patterns, amplitudes, u, bounds, ring, rate, tally, out
 ):  # fmt: skip
     """`_uniform_block` for any coefficients. Rows of a periodic last axis are whole, so that their ends meet.
 
@@ -571,8 +580,8 @@ def _euler_block(
                 # Cells beyond the box belong to others; what crosses the border there goes to a second tally.
                 own = 0 if i0 <= i < i1 and j0 <= j < j1 else n2
                 _rate_row(
-                    shape, wraps[2], graph, w, inv_mass, base, patterns, amplitudes[level - 1], i % n0, j % n1,
-                    first, last, ring, at, below, above, south, north, rate, tally, own,
+                    shape, wraps[2], stream, middle, along, w, inv_mass, base, patterns, amplitudes,
+                    level - 1, i % n0, j % n1, first, last, ring, at, below, above, south, north, rate, tally, own,
                 )  # fmt: skip
                 start, column = np.uint64(at + first), np.uint64(first)
                 if reach > 0:
@@ -585,7 +594,8 @@ def _euler_block(
 
 @_serial_and_parallel
 def _euler_passes(
-    n_workers, passes, shape, box, wraps, graph, w, inv_mass, dt, base, patterns, amplitudes, u, rings, rates, tallies,
+    n_workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, dt, base, patterns, amplitudes, u,
+    rings, rates, tallies,
     entered, out,
 ):  # fmt: skip
     """Take all blocks ``passes[p]`` steps ahead, to and fro between `u` and `out`, for every p; returns the gain."""
@@ -595,7 +605,7 @@ def _euler_passes(
         for worker in numba.prange(n_workers):
             for number in range(np.int64(worker), entered.size, n_workers):
                 entered[number] = _euler_block(
-                    shape, wraps, graph, w, inv_mass, dt, base, patterns, now, u, _box(shape, box, number),
+                    shape, wraps, stream, middle, along, w, inv_mass, dt, base, patterns, now, u, _box(shape, box, number),
                     rings[worker], rates[worker], tallies[worker], out,
                 )  # fmt: skip
         gain += dt * _ordered_sum(entered)
@@ -606,7 +616,7 @@ def _euler_passes(
 
 def _euler_blocking(planar):
     """Steps per pass and the box of a block, as in `_uniform_blocking`; the coefficients want their place too."""
-    return (4, (256, 1, 512)) if planar else (2, (64, 32, 128))
+    return (8, (256, 1, 512)) if planar else (2, (64, 16, 256))
 
 
 def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitudes, u, scratch):
@@ -644,12 +654,12 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
     rings = np.empty((workers, 3 * depth * (box[1] + halo) * (box[2] + 2 * depth)))
     rates, tallies = np.empty((workers, shape[2])), np.empty((workers, 2 * shape[2]))
     entered = np.empty(_n_boxes(shape, box))
-    state, other, *fixed = _fields(u, scratch, w, inv_mass, base)
-    w, inv_mass, base = fixed
-    graph, patterns = _flat_graph(g0, g1, g2), patterns.reshape(len(patterns), u.size)
+    state, other, *fixed = _fields(u, scratch, w, inv_mass, base, patterns)
+    w, inv_mass, base, patterns = fixed
+    stream, middle, along = _flat_graph(g0, g1, g2)
     passes = _passes(len(amplitudes), depth)
     gain = _euler_passes[workers > 1](
-        workers, passes, shape, box, wraps, graph, w, inv_mass, float(dt), base, patterns, amplitudes,
+        workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, float(dt), base, patterns, amplitudes,
         state, rings, rates, tallies, entered, other,
     )  # fmt: skip
     if len(passes) == 1:
@@ -686,24 +696,27 @@ def _neighbours(shape, row):
 
 
 @numba.njit(**_SERIAL)
-def _whole_row_rate(shape, graph, w, inv_mass, base, patterns, amplitudes, row, u, rate, tally):
+def _whole_row_rate(
+    shape, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, rate, tally
+):  # fmt: skip
     """`_rate_row` of a full row of a field."""
     below, above, south, north = _neighbours(shape, row)
     _rate_row(
-        shape, np.bool_(True), graph, w, inv_mass, base, patterns, amplitudes, row // shape[1], row % shape[1],
-        np.int64(0), shape[2], u, row * shape[2], below, above, south, north, rate, tally, np.int64(0),
+        shape, np.bool_(True), stream, middle, along, w, inv_mass, base, patterns, amplitudes, step,
+        row // shape[1], row % shape[1], np.int64(0), shape[2],
+        u, row * shape[2], below, above, south, north, rate, tally, np.int64(0),
     )  # fmt: skip
 
 
 @numba.njit(**_SERIAL)
-def _stiffness_band(shape, graph, w, u, number, out):
+def _stiffness_band(shape, stream, middle, along, w, u, number, out):
     n1, n2 = shape[1], shape[2]
     flow = np.empty(n2)
     start, stop = _band(shape, number)
     for row in range(start, stop):
         below, above, south, north = _neighbours(shape, row)
         _flow_row(
-            shape, np.bool_(True), graph, row // n1, row % n1, np.int64(0), n2, u, row * n2,
+            shape, np.bool_(True), stream, middle, along, row // n1, row % n1, np.int64(0), n2, u, row * n2,
             below, above, south, north, flow,
         )  # fmt: skip
         at = np.uint64(row * n2)
@@ -712,37 +725,40 @@ def _stiffness_band(shape, graph, w, u, number, out):
 
 
 @_serial_and_parallel
-def _apply_stiffness(shape, graph, w, u, out):
+def _apply_stiffness(shape, stream, middle, along, w, u, out):
     for number in numba.prange(_n_bands(shape)):
-        _stiffness_band(shape, graph, w, u, np.int64(number), out)
+        _stiffness_band(shape, stream, middle, along, w, u, np.int64(number), out)
 
 
 def apply_stiffness(g0, g1, g2, w, u, out):
     """``out = K u``: ``(K u)_i = sum_f g_f (u_i - u_j) + w_i u_i``. Padded arrays; `out` is not `u`."""
-    _apply_stiffness[_workers(u.size) > 1](_fold(u.shape), _flat_graph(g0, g1, g2), *_fields(w, u, out))
+    _apply_stiffness[_workers(u.size) > 1](_fold(u.shape), *_flat_graph(g0, g1, g2), *_fields(w, u, out))
 
 
 @numba.njit(**_SERIAL)
 def _first_stage_band(
-    shape, graph, w, inv_mass, step, base, patterns, amplitudes, u, number, rate0, out, spare
+    shape, stream, middle, along, w, inv_mass, dt, base, patterns, amplitudes, step, u, number, rate0, out, spare
 ):  # fmt: skip
-    """``rate0 = L(u)``, ``out = u + step rate0``, ``spare = u`` on one band; returns the sum of ``F - w u``."""
+    """``rate0 = L(u)``, ``out = u + dt rate0``, ``spare = u`` on one band; returns the sum of ``F - w u``."""
     n2 = shape[2]
     rate, tally = np.empty(n2), np.zeros(n2)
     start, stop = _band(shape, number)
     for row in range(start, stop):
-        _whole_row_rate(shape, graph, w, inv_mass, base, patterns, amplitudes, row, u, rate, tally)
+        _whole_row_rate(
+            shape, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, rate, tally
+        )  # fmt: skip
         at = np.uint64(row * n2)
         for k in range(np.uint64(n2)):
             rate0[at + k] = rate[k]
-            out[at + k] = u[at + k] + step * rate[k]
+            out[at + k] = u[at + k] + dt * rate[k]
             spare[at + k] = u[at + k]
     return _ordered_sum(tally)
 
 
 @numba.njit(**_SERIAL)
 def _stabilized_band(
-    shape, graph, w, inv_mass, dt, coefficients, base, patterns, amplitudes, u, rate0, last, number, out
+    shape, stream, middle, along, w, inv_mass, dt, coefficients, base, patterns, amplitudes, step, u, rate0, last,
+    number, out,
 ):  # fmt: skip
     """One later stage on one band. `out` holds the stage before `last`, which is needed in its own cell only."""
     mu, nu, mu_t, gamma_t = coefficients
@@ -751,7 +767,9 @@ def _stabilized_band(
     rate, tally = np.empty(n2), np.zeros(n2)
     start, stop = _band(shape, number)
     for row in range(start, stop):
-        _whole_row_rate(shape, graph, w, inv_mass, base, patterns, amplitudes, row, last, rate, tally)
+        _whole_row_rate(
+            shape, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, last, rate, tally
+        )  # fmt: skip
         at = np.uint64(row * n2)
         for k in range(np.uint64(n2)):
             m = at + k
@@ -762,7 +780,7 @@ def _stabilized_band(
 
 @_serial_and_parallel
 def _stabilized_step(
-    shape, graph, w, inv_mass, dt, mu, nu, mu_t, gamma_t, base, patterns, amplitudes, u, rate0, spare, out
+    shape, stream, middle, along, w, inv_mass, dt, mu, nu, mu_t, gamma_t, base, patterns, amplitudes, u, rate0, spare, out
 ):  # fmt: skip
     n_stages, bands = amplitudes.shape[0], _n_bands(shape)
     entered = np.zeros(bands)
@@ -771,17 +789,16 @@ def _stabilized_step(
     first_step = mu_t[1] * dt
     for number in numba.prange(bands):
         entered[number] = _first_stage_band(
-            shape, graph, w, inv_mass, first_step, base, patterns, amplitudes[0], u, np.int64(number),
+            shape, stream, middle, along, w, inv_mass, first_step, base, patterns, amplitudes, np.int64(0), u, np.int64(number),
             rate0, last, target,
         )  # fmt: skip
     entered0 = _ordered_sum(entered)
     gain_before, gain = 0.0, first_step * entered0
     for j in range(2, n_stages + 1):
         coefficients = (mu[j], nu[j], mu_t[j], gamma_t[j])
-        now = amplitudes[j - 1]
         for number in numba.prange(bands):
             entered[number] = _stabilized_band(
-                shape, graph, w, inv_mass, dt, coefficients, base, patterns, now, u, rate0, last,
+                shape, stream, middle, along, w, inv_mass, dt, coefficients, base, patterns, amplitudes, j - 1, u, rate0, last,
                 np.int64(number), target,
             )  # fmt: skip
         change = dt * (mu_t[j] * _ordered_sum(entered) + gamma_t[j] * entered0)
@@ -817,8 +834,8 @@ def stabilized_step(g0, g1, g2, w, inv_mass, dt, mu, nu, mu_t, gamma_t, base, pa
     """
     w, inv_mass, base, u, rate0, spare, out = _fields(w, inv_mass, base, u, work[0], work[1], out)
     return _stabilized_step[_workers(u.size) > 1](
-        _fold(work.shape[1:]), _flat_graph(g0, g1, g2), w, inv_mass, float(dt), mu, nu, mu_t, gamma_t,
-        base, patterns.reshape(len(patterns), u.size), amplitudes, u, rate0, spare, out,
+        _fold(work.shape[1:]), *_flat_graph(g0, g1, g2), w, inv_mass, float(dt), mu, nu, mu_t, gamma_t,
+        base, patterns.reshape(-1), amplitudes, u, rate0, spare, out,
     )  # fmt: skip
 
 
@@ -835,8 +852,8 @@ def _combine(scale, weights, rates, at, n, total):
 
 @numba.njit(**_SERIAL)
 def _runge_kutta_band(
-    shape, graph, w, inv_mass, dt, weights, error_weights, base, patterns, amplitudes, u, stage, number,
-    rates, next_stage,
+    shape, stream, middle, along, w, inv_mass, dt, weights, error_weights, base, patterns, amplitudes, step, u, stage,
+    number,    rates, next_stage,
 ):  # fmt: skip
     """Fill the newest of `rates` from `stage` and form ``next_stage = u + dt sum_i weights_i rates_i`` on one band.
 
@@ -848,7 +865,9 @@ def _runge_kutta_band(
     start, stop = _band(shape, number)
     n = np.uint64(n2)
     for row in range(start, stop):
-        _whole_row_rate(shape, graph, w, inv_mass, base, patterns, amplitudes, row, stage, rate, tally)
+        _whole_row_rate(
+            shape, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, stage, rate, tally
+        )  # fmt: skip
         at = np.uint64(row * n2)
         for k in range(n):
             newest[at + k] = rate[k]
@@ -862,7 +881,9 @@ def _runge_kutta_band(
 
 
 @_serial_and_parallel
-def _runge_kutta_step(shape, graph, w, inv_mass, dt, A, b, b_hat, base, patterns, amplitudes, u, work, out):
+def _runge_kutta_step(
+    shape, stream, middle, along, w, inv_mass, dt, A, b, b_hat, base, patterns, amplitudes, u, work, out
+):
     n_stages, bands = b.size, _n_bands(shape)
     entered, errors = np.zeros(bands), np.zeros(bands)
     gain = 0.0
@@ -873,10 +894,9 @@ def _runge_kutta_step(shape, graph, w, inv_mass, dt, A, b, b_hat, base, patterns
         target = out if (n_stages - s) % 2 == 1 else work[n_stages]
         weights = b if last else A[s + 1, : s + 1]
         error_weights = b - b_hat if last and b_hat.size > 0 else b[:0]
-        now = amplitudes[s]
         for number in numba.prange(bands):
             entered[number], errors[number] = _runge_kutta_band(
-                shape, graph, w, inv_mass, dt, weights, error_weights, base, patterns, now, u, stage,
+                shape, stream, middle, along, w, inv_mass, dt, weights, error_weights, base, patterns, amplitudes, s, u, stage,
                 np.int64(number), work, target,
             )  # fmt: skip
         gain += dt * b[s] * _ordered_sum(entered)
@@ -906,8 +926,8 @@ def runge_kutta_step(g0, g1, g2, w, inv_mass, dt, A, b, b_hat, base, patterns, a
     error : float
         ``max |dt sum_i (b_i - b_hat_i) L(Y_i)|``, 0 without `b_hat`.
     """
-    shape, patterns, work = _fold(u.shape), patterns.reshape(len(patterns), u.size), work.reshape(len(work), u.size)
+    shape, patterns, work = _fold(u.shape), patterns.reshape(-1), work.reshape(len(work), u.size)
     w, inv_mass, base, u, out = _fields(w, inv_mass, base, u, out)
     return _runge_kutta_step[_workers(u.size) > 1](
-        shape, _flat_graph(g0, g1, g2), w, inv_mass, float(dt), A, b, b_hat, base, patterns, amplitudes, u, work, out
+        shape, *_flat_graph(g0, g1, g2), w, inv_mass, float(dt), A, b, b_hat, base, patterns, amplitudes, u, work, out
     )
