@@ -37,7 +37,8 @@ class Equilibrium:
     u
         Field of the grid's shape: NaN in voids, the held values in held cells.
     residual
-        ``||F - K u|| / ||F||``, measured on `u`; 0 where nothing drives the problem.
+        ``||F - K u|| / ||F||``, measured on `u`; 0 where nothing drives the problem. With a reaction r, ``||F + r - K u||``
+        over the largest of ||F||, ||r|| and ||r|| at the start.
     rounding
         Size of the rounding errors in that residual: where it exceeds the tolerance, double precision can do no better.
     iterations
@@ -208,21 +209,26 @@ def _require_steady(problem: Problem) -> None:
 
 
 class _System:
-    """``K u = F`` with its components: which of them float, and what their mean shall be."""
+    """``(K + damping) u = F + extra`` with its components: which of them float, and what their mean shall be.
 
-    def __init__(self, operator: Operator, tol: float, initial, extra: np.ndarray | None = None):
-        self.operator, self.tol = operator, tol
+    `damping` and `extra`, padded, are what a linearised reaction adds.
+    """
+
+    def __init__(self, operator: Operator, tol: float, initial, extra=0.0, damping=0.0):
+        self.operator, self.tol, self.damping = operator, tol, damping
         if not operator.forcing.constant:
             names = sorted({w.side for w in operator.walls if not (w.value.constant and w.flux.constant)})
             raise ProblemError(
                 f"the data of side {', '.join(names)} depend on time, so no equilibrium is defined; give their final "
                 "values as numbers or arrays, or use simulate."
             )
-        self.forcing = operator.forcing(0.0) if extra is None else operator.forcing(0.0) + extra
+        self.forcing = operator.forcing(0.0) + extra if np.ndim(extra) else operator.forcing(0.0)
         self.size = _norm(self.forcing)
         if not math.isfinite(self.size):
             raise ProblemError("the forcing of this problem overflows double precision; choose units closer to 1.")
         labels, count, anchored = self._components()
+        if np.ndim(damping):
+            anchored = anchored | np.array([bool((damping[labels == c] > 0).any()) for c in range(count)])
         self.floating = np.flatnonzero(~anchored)
         self.labels = labels
         self.count = count
@@ -231,7 +237,7 @@ class _System:
     def _components(self):
         """Like `Operator.components`, without a search where every face conducts."""
         operator = self.operator
-        if operator.all_free:
+        if operator.all_free and not np.ndim(self.damping):
             inner = [g[(slice(None),) * a + (slice(1, -1),)] for a, g in enumerate(operator.conductances)]
             if all((g > 0).all() for g in inner):
                 return None, 1, np.array([bool((operator.diagonal > 0).any())])
@@ -318,10 +324,11 @@ class _System:
         x0 = None
         if guess is not None:
             x0 = operator.enter(_field(operator.problem, "guess", guess))
-        solver = Multigrid(operator.conductances, operator.diagonal, operator.periodic)
+        solver = Multigrid(operator.conductances, operator.diagonal + self.damping, operator.periodic)
         if self.plain:
             return solver.solve(self.forcing, x0=x0, tol=self.tol, max_iterations=MOST_ITERATIONS)
-        return solve_preconditioned(operator.apply, solver.cycle, self.forcing, x0, self.tol, MOST_ITERATIONS)
+        apply = lambda u: operator.apply(u) + self.damping * u  # noqa: E731
+        return solve_preconditioned(apply, solver.cycle, self.forcing, x0, self.tol, MOST_ITERATIONS)
 
     def level(self, x: np.ndarray) -> np.ndarray:
         """x with the mass-weighted mean of every floating component set."""
@@ -376,36 +383,59 @@ class _Nonlinear:
     def __init__(self, problem: Problem, tol: float, initial):
         self.problem, self.tol, self.initial = problem, tol, initial
         self.iterations = 0
+        self.at_start: float | None = None  # size of the reaction where the iteration began
 
-    def freeze(self, u: np.ndarray) -> tuple[Operator, np.ndarray | None]:
+    def freeze(self, u: np.ndarray) -> tuple[Operator, np.ndarray | float]:
         """Operator and reaction term at the field u (grid shape)."""
         operator = discretize(self.problem, u=u)
+        return operator, self._integrated(operator, self._rate(u))
+
+    def _rate(self, u: np.ndarray) -> np.ndarray:
         if self.problem.reaction is None:
-            return operator, None
-        value = np.broadcast_to(np.asarray(self.problem.reaction(u), dtype=float), u.shape)
-        if not np.isfinite(value[operator.free.reshape(u.shape)]).all():
+            return np.zeros(())
+        return np.broadcast_to(np.asarray(self.problem.reaction(u), dtype=float), u.shape)
+
+    def _integrated(self, operator: Operator, rate: np.ndarray) -> np.ndarray | float:
+        """A rate per volume times the volumes of the free cells, padded."""
+        if rate.ndim == 0:
+            return 0.0
+        padded = rate.reshape(operator.shape)
+        if not np.isfinite(padded[operator.free]).all():
             raise ConvergenceError("reaction(u) is not finite at a state of the iteration; start closer with guess=.")
-        return operator, operator.volumes * np.nan_to_num(value).reshape(operator.shape)
+        return operator.volumes * np.nan_to_num(padded)
 
     def defect(self, u: np.ndarray) -> tuple[np.ndarray, float, Operator]:
         """Residual field, its relative size, and the operator, at the field u."""
         operator, reaction = self.freeze(u)
-        forcing = operator.forcing(0.0) + (0.0 if reaction is None else reaction)
+        given = operator.forcing(0.0)
+        forcing = given + reaction
         state = operator.enter(u)
         flow = operator.apply(state)
         rest = np.where(operator.free, forcing - flow, 0.0)
-        scale = max(_norm(forcing), 1e-300)
-        if not forcing.any():  # driven by nothing but the state itself
-            scale = max(_norm(flow), 1e-300)
+        # a reaction may vanish at the equilibrium itself: measure against what it was at the start as well
+        strength = _norm(np.asarray(reaction))
+        if self.at_start is None:
+            self.at_start = strength
+        scale = max(_norm(given), strength, self.at_start) or _norm(flow) or 1.0
         return rest, _norm(rest) / scale, operator
 
     def picard(self, u: np.ndarray, tol: float) -> np.ndarray:
-        """Solution of the linear problem frozen at u."""
-        operator, reaction = self.freeze(u)
-        system = _System(operator, tol, self.initial, extra=reaction)
+        """Solution of the linear problem frozen at u.
+
+        The reaction enters with its slope where that damps; where it excites, with a shift of the same size on both
+        sides, which makes the step one of implicit relaxation.
+        """
+        operator, extra = self.freeze(u)
+        damping: np.ndarray | float = 0.0
+        if self.problem.reaction is not None:
+            small = 1e-6 * max(1.0, float(np.abs(u).max()))
+            slope = (self._rate(u + small) - self._rate(u - small)) / (2 * small)
+            damping = np.abs(self._integrated(operator, slope))
+            extra = extra + damping * operator.enter(u)
+        system = _System(operator, tol, self.initial, extra, damping)
         solve = system.by_multigrid(u) if system.driven else Solve(np.zeros(operator.shape), 0, 0.0, True, 0.0)
         self.iterations += solve.iterations
-        return operator.leave(system.level(solve.x))
+        return np.nan_to_num(operator.leave(system.level(solve.x)), nan=0.0)
 
 
 def _nonlinear(problem: Problem, tol: float, method: str, guess, initial) -> Equilibrium:
@@ -436,7 +466,10 @@ def _start(problem: Problem, guess, initial) -> np.ndarray:
     for name, value in (("guess", guess), ("initial", initial)):
         if value is not None:
             return _field(problem, name, value)
-    unit = discretize(problem.with_(diffusivity=1.0, reaction=None), u=np.zeros(problem.grid.shape))
+    plain = problem.with_(diffusivity=1.0, reaction=None)
+    if not plain.linear:  # a side radiates
+        return np.full(problem.grid.shape, _balanced_level(problem.with_(reaction=None)))
+    unit = discretize(plain)
     weights, values = [], []
     for wall in unit.walls:
         value = wall.data_at(wall.value, 0.0)
@@ -449,10 +482,24 @@ def _start(problem: Problem, guess, initial) -> np.ndarray:
     return np.full(problem.grid.shape, mean)
 
 
+def _balanced_level(problem: Problem) -> float:
+    """The uniform temperature at which a radiating problem takes up as much as it gives, by bisection."""
+
+    def gain(level: float) -> float:
+        operator = discretize(problem, u=np.full(problem.grid.shape, level))
+        return float((operator.forcing(0.0) - operator.diagonal * level)[operator.free].sum())
+
+    low, high = 1e-3, 1e6
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if gain(middle) > 0 else (low, middle)
+    return math.sqrt(low * high)
+
+
 def _anderson(system: _Nonlinear, u: np.ndarray, memory: int = 5) -> tuple[np.ndarray, float]:
     """Picard steps with Anderson's mixing of the last few (Walker & Ni, SIAM J. Numer. Anal. 49, 2011).
 
-    Ends at the tolerance, or where `memory` restarts in a row brought nothing.
+    Returns the best field and its residual: at the tolerance, or where the steps have stopped to bring anything.
     """
     best, best_u, since = math.inf, u, 0
     steps: list[np.ndarray] = []
@@ -460,33 +507,48 @@ def _anderson(system: _Nonlinear, u: np.ndarray, memory: int = 5) -> tuple[np.nd
     for _ in range(MOST_OUTER):
         _, size, operator = system.defect(u)
         if not math.isfinite(size):
-            return best_u, best
+            break
         if size < best:
             best, best_u, since = size, u, 0
         else:
             since += 1
         if best <= system.tol or since > 3 * memory:
             break
-        image = system.picard(u, tol=min(1e-2, max(0.05 * size, 0.1 * system.tol)))
+        try:
+            image = system.picard(u, tol=min(1e-2, max(0.05 * size, 0.1 * system.tol)))
+        except ProblemError:
+            if not images:
+                raise
+            u = best_u  # mixing led to a state without a frozen problem: take a plain step from the best one
+            steps.clear()
+            images.clear()
+            since += memory
+            continue
         free = operator.free.reshape(u.shape)
-        step = np.where(free, image - u, 0.0)
-        steps.append(step[free])
+        steps.append((image - u)[free])
         images.append(image[free])
         del steps[: -memory - 1], images[: -memory - 1]
-        u = image.copy()
+        u = image
         if len(steps) > 1:
             differences = np.diff(np.array(steps), axis=0)
             weights, *_ = np.linalg.lstsq(differences.T, steps[-1], rcond=1e-10)
-            mixed = images[-1] - np.diff(np.array(images), axis=0).T @ weights
-            trial = u.copy()
-            trial[free] = mixed
-            if system.defect(_within(trial, u, free))[1] < 2 * size:
+            trial = image.copy()
+            trial[free] -= np.diff(np.array(images), axis=0).T @ weights
+            trial = _within(trial, image, free)
+            if _size_at(system, trial) < 2 * size:
                 u = trial
             else:
                 steps.clear()
                 images.clear()
-        u = np.where(np.isnan(u), 0.0, u)
     return best_u, best
+
+
+def _size_at(system: _Nonlinear, u: np.ndarray) -> float:
+    """Relative residual at a trial; infinity where the problem refuses it."""
+    try:
+        return system.defect(u)[1]
+    except (ProblemError, ConvergenceError):
+        return math.inf
 
 
 def _within(trial: np.ndarray, reference: np.ndarray, free: np.ndarray) -> np.ndarray:
@@ -502,7 +564,10 @@ def _newton(system: _Nonlinear, u: np.ndarray) -> tuple[np.ndarray, float]:
     from scipy.sparse.linalg import LinearOperator, gmres
 
     for _ in range(2):  # linear solves bring the iteration near enough for its derivative to mean something
-        u = np.nan_to_num(system.picard(u, tol=1e-2))
+        image = system.picard(u, tol=1e-2)
+        if _size_at(system, image) == math.inf:
+            break
+        u = image
     rest, size, operator = system.defect(u)
     for _ in range(MOST_OUTER):
         if size <= system.tol or not math.isfinite(size):
@@ -548,7 +613,7 @@ def _newton(system: _Nonlinear, u: np.ndarray) -> tuple[np.ndarray, float]:
             trial[free] += damping * step
             try:
                 new_rest, new_size, new_operator = system.defect(trial)
-            except ProblemError:  # D(u) refuses this state
+            except (ProblemError, ConvergenceError):  # D(u) or the reaction refuses this state
                 new_size = math.inf
             else:
                 new_size = new_size if _norm(new_rest) < (1 - 1e-4 * damping) * _norm(rest) else math.inf

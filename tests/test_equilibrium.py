@@ -255,7 +255,7 @@ def test_radiating_side_balances_conduction():
     wall = float(eq.wall("x+"))
     conducted = 10.0 * (1000.0 - wall) / 0.1
     assert eq.flow("x-") == pytest.approx(conducted, rel=1e-8)
-    assert conducted == pytest.approx(0.8 * sigma * (wall**4 - 300.0**4), rel=0.02)
+    assert conducted == pytest.approx(0.8 * sigma * (wall**4 - 300.0**4), rel=1e-7)
 
 
 def test_reaction_equilibrium_is_a_zero_of_the_rate():
@@ -264,6 +264,42 @@ def test_reaction_equilibrium_is_a_zero_of_the_rate():
     operator = eq.operator
     rest = operator.forcing(0.0) - operator.volumes * (5 * eq.state**3) - operator.apply(eq.state)
     assert np.linalg.norm(rest) < 2e-9 * np.linalg.norm(operator.forcing(0.0))
+
+
+def test_a_body_in_cold_space_radiates_what_it_makes():
+    problem = plate(diffusivity=20.0, source=1e4, boundary={"x": ds.Radiation(emissivity=0.9, ambient=0.0)})
+    eq = ds.equilibrium(problem, tol=1e-10)
+    assert eq.flow("x") == pytest.approx(-1e4 * 1.5, rel=1e-9)
+    wall = eq.wall("x+")
+    assert -eq.flow("x+") == pytest.approx(0.9 * 5.670374419e-8 * (wall**4).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reaction", "level"), [(lambda u: u * (1 - u), 1.0), (lambda u: 3 - u**3, 3 ** (1 / 3))], ids=["grow", "damp"]
+)
+def test_reactions_settle_at_their_stable_zero(reaction, level):
+    eq = ds.equilibrium(plate(reaction=reaction, boundary={}), initial=0.3, tol=1e-9)
+    np.testing.assert_allclose(eq.u, level, rtol=1e-7)
+
+
+def test_a_stiff_reaction_needs_no_small_steps():
+    eq = ds.equilibrium(plate(reaction=lambda u: -1e3 * u**3, boundary={"x-": ds.Dirichlet(1.0)}), tol=1e-9)
+    assert eq.residual <= 1e-9
+    assert 0 < eq.u.min() < eq.u.max() < 1
+
+
+def test_degenerate_diffusion_with_a_source():
+    problem = plate(diffusivity=ds.OfState(lambda u: u**2), boundary={"x-": ds.Dirichlet(0.0), "x+": ds.Dirichlet(1.0)}, source=1.0)
+    eq = ds.equilibrium(problem, tol=1e-9)
+    assert eq.flow("x") == pytest.approx(-1.5, rel=1e-8)
+
+
+def test_runaway_without_equilibrium_is_an_error_with_numbers():
+    bratu = ds.Problem(  # no solution beyond 3.5138 (Bratu 1914)
+        ds.Grid(shape=(60,), lengths=(1.0,)), 1.0, reaction=lambda u: 5 * np.exp(u), boundary={"x": ds.Dirichlet(0.0)}
+    )
+    with pytest.raises(ds.ConvergenceError, match=r"relative residual of \d"), np.errstate(over="ignore"):
+        ds.equilibrium(bratu)
 
 
 def test_edge_preserving_diffusion_with_loss():
