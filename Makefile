@@ -17,6 +17,8 @@ TORCH := torch==2.13.0
 PIP ?=
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 THREADS ?= $(CORES)
+# Test files run side by side; a file's tests stay in one process, so that what they share is made once.
+WORKERS ?= $(shell test $(CORES) -gt 8 && echo 8 || echo $(CORES))
 
 # One pool of threads at a time: Numba and torch take the cores, BLAS takes one (its threads would fight with Numba's).
 export NUMBA_NUM_THREADS := $(THREADS)
@@ -38,10 +40,10 @@ demo: $(READY)
 	$(BIN)/python -m scripts.demo
 
 test: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow" --durations 10
 
 quick: $(READY)
-	$(BIN)/python -m pytest
+	NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
