@@ -655,6 +655,8 @@ def time_to_equilibrium(prob: Problem, initial: Any = None, tol: float = 1e-3) -
         raise ProblemError(f"problem = {prob!r} is not a Problem.")
     if initial is None:
         _require_steady(prob)
+        if prob.reaction is not None:
+            raise ProblemError("with a reaction, the time to equilibrium depends on the start: give initial=.")
         operator = discretize(prob) if prob.linear else equilibrium(prob).operator
         return math.log(1 / tol) / slowest_rate(operator)
     end = equilibrium(prob, tol=min(1e-8, 1e-4 * tol), initial=initial)

@@ -258,8 +258,7 @@ class Multigrid:
         np.multiply(dinv, b, out=x)
         jobs, omegas = self._schedule
         x *= omegas[0]
-        cycle = kernels.box_vcycle if self._plane else kernels.vcycle
-        cycle(table, arena, dense, jobs, omegas, self._blocks)
+        kernels.vcycle(*self._kind, table, arena, dense, jobs, omegas, self._blocks)
         np.multiply(y, scale / factor, out=out.reshape(-1), dtype=np.float64)
         out.reshape(self.shape)[self._inert] = 0.0
         return out

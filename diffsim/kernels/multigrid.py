@@ -166,8 +166,7 @@ def cg_threads(job, blocks, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, f
 def pcg(g0, g1, g2, w, b, x, tol, max_iterations, aggregates, box, table, arena, dense, jobs, omegas, blocks):
     """Solve ``K x = b`` in place by conjugate gradients with V-cycles; x holds the first guess.
 
-    One of `aggregates` and `box` is True, the kind of the hierarchy; the other is None, and not compiled.
-    `jobs`, `omegas`: the passes of a V-cycle. `blocks`: pieces for several threads, or None for one thread.
+    `aggregates` to `blocks`: as `vcycle` takes them.
 
     Returns (iterations, ||b - K x||, ||b||, rounding), the last the size of the rounding errors in that residual: no
     double-precision x can be expected to have a smaller one. The direction is updated by Polak and Ribiere's formula,
@@ -210,10 +209,7 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, aggregates, box, table, arena,
                 before, rz = residual, 0.0
             job = LOAD
         elif job == LOAD:
-            if aggregates is not None:
-                vcycle(table, arena, dense, jobs, omegas, blocks)
-            if box is not None:
-                box_vcycle(table, arena, dense, jobs, omegas, blocks)
+            vcycle(aggregates, box, table, arena, dense, jobs, omegas, blocks)
             job = PRODUCTS
         elif job == PRODUCTS:
             beta = max(-alpha * second / rz, 0.0) if rz > 0.0 else 0.0
@@ -397,34 +393,6 @@ def level_threads(job, blocks, rows, table, arena, level, omega):
 PARALLEL_CELLS = 20_000  # below this a level is done before a second thread has woken
 
 
-@_entry
-def vcycle(table, arena, dense, jobs, omegas, blocks):
-    """One symmetric V-cycle on aggregates, from b and the first step in x of level 0.
-
-    `jobs` and `omegas` list the passes: entry 0 is the first smoothing step, made by whoever fills b and x, then come
-    the passes on the way down up to RESTRICT, then those on the way up. The correction is left in y of level 0.
-    """
-    last, down = table.shape[0] - 1, 1
-    while jobs[down] != RESTRICT:
-        down += 1
-    up = jobs.size - 1 - down
-    for turn in range(last * (down + up) + 1):
-        if turn == last * down:
-            solve_dense(dense, arena, table[last, B], table[last, Y])
-        else:
-            level, k = turn // down, turn % down + 1
-            if turn > last * down:
-                done = turn - last * down - 1
-                level, k = last - 1 - done // up, down + 1 + done % up
-            job = jobs[k]
-            line = table[level + 1 if job == RESTRICT else level]
-            rows = line[SHAPE] * line[SHAPE + 1]
-            if blocks is None or table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
-                level_rows(job, START, rows, table, arena, level, omegas[k])
-            else:
-                level_threads(job, blocks, rows, table, arena, level, omegas[k])
-
-
 # --- V-cycle on every other cell, two dimensions ------------------------------------------------------------------------
 #
 # Black-box multigrid (Dendy, Black box multigrid, J. Comput. Phys. 48, 1982): coarse cells are the odd ones along both
@@ -582,12 +550,16 @@ def box_threads(job, blocks, rows, table, arena, level, omega):
         box_rows(job, lo, hi, table, arena, level, omega)
 
 
-@_entry
-def box_vcycle(table, arena, dense, jobs, omegas, blocks):
-    """One symmetric V-cycle of a plane, from b and the first step in x of level 0.
+# --- the cycle ---------------------------------------------------------------------------------------------------------
 
-    `jobs` and `omegas` list the passes: entry 0 is the first smoothing step, made by whoever fills b and x, then come
-    the passes on the way down up to RESTRICT, then those on the way up. The correction is left in y of level 0.
+
+@_entry
+def vcycle(aggregates, box, table, arena, dense, jobs, omegas, blocks):
+    """One symmetric V-cycle from b and the first smoothing step in x of level 0; the correction is left in y.
+
+    One of `aggregates` and `box` is True, the kind of the hierarchy; the other is None, and not compiled. `jobs` and
+    `omegas` list the passes: entry 0 is the first smoothing step, made by whoever fills b and x, then come the passes
+    on the way down up to RESTRICT, then those on the way up. `blocks`: pieces for several threads, or None for one.
     """
     last, down = table.shape[0] - 1, 1
     while jobs[down] != RESTRICT:
@@ -596,18 +568,24 @@ def box_vcycle(table, arena, dense, jobs, omegas, blocks):
     for turn in range(last * (down + up) + 1):
         if turn == last * down:
             solve_dense(dense, arena, table[last, B], table[last, Y])
-        else:
-            level, k = turn // down, turn % down + 1
-            if turn > last * down:
-                done = turn - last * down - 1
-                level, k = last - 1 - done // up, down + 1 + done % up
-            job = jobs[k]
-            line = table[level + 1 if job == RESTRICT else level]
-            rows = line[SHAPE] * line[SHAPE + 1]
-            if blocks is None or table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
-                box_rows(job, START, rows, table, arena, level, omegas[k])
+            continue
+        level, k = turn // down, turn % down + 1
+        if turn > last * down:
+            done = turn - last * down - 1
+            level, k = last - 1 - done // up, down + 1 + done % up
+        line = table[level + 1 if jobs[k] == RESTRICT else level]
+        rows = line[SHAPE] * line[SHAPE + 1]
+        few = table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS
+        if aggregates is not None:
+            if blocks is None or few:
+                level_rows(jobs[k], START, rows, table, arena, level, omegas[k])
             else:
-                box_threads(job, blocks, rows, table, arena, level, omegas[k])
+                level_threads(jobs[k], blocks, rows, table, arena, level, omegas[k])
+        if box is not None:
+            if blocks is None or few:
+                box_rows(jobs[k], START, rows, table, arena, level, omegas[k])
+            else:
+                box_threads(jobs[k], blocks, rows, table, arena, level, omegas[k])
 
 
 # --- setting up -------------------------------------------------------------------------------------------------------
