@@ -292,7 +292,11 @@ def largest_good_step(operator: Operator, scheme: Scheme) -> float:
     """The step of dt="auto" for explicit schemes of fixed stages: stable, and without new extrema."""
     from .stability import allowed_step, positive_step
 
-    limit, positive = allowed_step(operator, scheme), positive_step(operator, scheme)
+    plain = operator.spectral_bound(sharp=False).value
+    positive = positive_step(operator, scheme, plain)
+    if 0 < positive * plain <= scheme.real_limit():
+        return positive  # the positive step is the smaller one already by Gershgorin: nothing to sharpen
+    limit = allowed_step(operator, scheme)
     return min(limit, positive) if positive > 0 else limit
 
 

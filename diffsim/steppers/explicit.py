@@ -106,7 +106,7 @@ class ExplicitEuler(_Compiled):
         )
         return gain * self.operator._uniform_mass
 
-    def trial(self, u, t, dt):
+    def trial(self, u, t, dt, estimate=True):
         new = u.copy()
         gain = self.advance(new, t, dt, 1)
         self.counts.steps -= 1  # counted by whoever accepts the trial
@@ -120,7 +120,7 @@ class RungeKuttaStepper(_Compiled):
     def work(self) -> np.ndarray:
         return np.zeros((self.scheme.stages + 1, *self.operator.shape))
 
-    def trial(self, u, t, dt):
+    def trial(self, u, t, dt, estimate=True):
         from ..kernels import stepping
 
         tableau = self.scheme.tableau
@@ -132,7 +132,7 @@ class RungeKuttaStepper(_Compiled):
         )
         self.counts.stages += tableau.stages
         error = None
-        if tableau.b_hat is not None:
+        if estimate and tableau.b_hat is not None:
             weights = tableau.b - tableau.b_hat
             error = self.estimate(dt * np.tensordot(weights, self.work[: tableau.stages], axes=1))
         return Trial(out, gain, error)
@@ -149,7 +149,7 @@ class StabilizedStepper(_Compiled):
     def radius(self) -> float:
         return self.operator.spectral_bound().value
 
-    def trial(self, u, t, dt):
+    def trial(self, u, t, dt, estimate=True):
         from ..kernels import stepping
 
         row = self.scheme.recurrence(self.scheme.stages_for(dt * self.radius))
@@ -162,7 +162,7 @@ class StabilizedStepper(_Compiled):
         self.counts.stages += row.stages
         if row.finish:
             return self._finish(row, t, dt, out, gain)
-        if self.scheme.estimate != "hermite":
+        if not estimate or self.scheme.estimate != "hermite":
             return Trial(out, gain, None)
         # the defect of the cubic Hermite interpolant (Sommeijer, Shampine & Verwer 1998)
         end = operator.rates(out, t + dt)
@@ -194,12 +194,12 @@ class StabilizedStepper(_Compiled):
 class GeneralExplicit(Stepper):
     """Explicit stages where D moves with t or u: coefficients are evaluated afresh at every stage."""
 
-    def trial(self, u, t, dt):
+    def trial(self, u, t, dt, estimate=True):
         if self.scheme.tableau is not None:
-            return self._runge_kutta(u, t, dt)
-        return self._recurrence(u, t, dt)
+            return self._runge_kutta(u, t, dt, estimate)
+        return self._recurrence(u, t, dt, estimate)
 
-    def _runge_kutta(self, u, t, dt):
+    def _runge_kutta(self, u, t, dt, estimate):
         tableau = self.scheme.tableau
         rates: list[np.ndarray] = []
         gain = 0.0
@@ -210,13 +210,13 @@ class GeneralExplicit(Stepper):
             gain += dt * b * entered
         new = u + dt * sum(b * k for b, k in zip(tableau.b, rates, strict=True))
         error = None
-        if tableau.b_hat is not None:
+        if estimate and tableau.b_hat is not None:
             error = self.estimate(
                 dt * sum((b - h) * k for b, h, k in zip(tableau.b, tableau.b_hat, rates, strict=True))
             )
         return Trial(new, gain, error)
 
-    def _recurrence(self, u, t, dt):
+    def _recurrence(self, u, t, dt, estimate):
         radius = self.system.at(t, u).spectral_bound().value
         row = self.scheme.recurrence(self.scheme.stages_for(1.05 * dt * radius))  # D may grow within the step
         first, entered0 = self.system.rate(t, u)
@@ -237,7 +237,7 @@ class GeneralExplicit(Stepper):
             correction = (sigma - tau / sigma) * dt * (k2 - k1)
             gain += dt * (sigma * (g1 + g2) - (sigma - tau / sigma) * (g2 - g1))
             return Trial(middle + sigma * dt * k2 - correction, gain, self.estimate(correction))
-        if self.scheme.estimate != "hermite":
+        if not estimate or self.scheme.estimate != "hermite":
             return Trial(now, gain, None)
         end, _ = self.system.rate(t + dt, now)
         return Trial(now, gain, self.estimate(0.8 * (u - now) + 0.4 * dt * (first + end)))

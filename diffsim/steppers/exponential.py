@@ -42,7 +42,7 @@ class _Exponential(Stepper):
         """(phi_1(-dt A) rate, phi_2(-dt A) rate)."""
         raise NotImplementedError
 
-    def trial(self, u, t, dt):
+    def trial(self, u, t, dt, estimate=True):
         operator = self.operator
         rate = operator.rates(u, t)
         if not operator.all_free:

@@ -22,7 +22,7 @@ class ImplicitStepper(Stepper):
         super().__init__(system, scheme)
         self.solver = ShiftedSolver(self.operator, self.counts)
 
-    def trial(self, u, t, dt):
+    def trial(self, u, t, dt, estimate=True):
         tableau = self.scheme.tableau
         operator = self.operator
         nets: list[np.ndarray] = []  # F - K Y, per stage
@@ -44,7 +44,7 @@ class ImplicitStepper(Stepper):
             self.counts.stages += 1
             gain += dt * b * float((forcing - operator.diagonal * stage).sum())
         error = None
-        if tableau.b_hat is not None:
+        if estimate and tableau.b_hat is not None:
             defect = dt * sum((b - h) * net for b, h, net in zip(tableau.b, tableau.b_hat, nets, strict=True))
             # filtered by one solve, so that stiff modes do not frighten the estimate (Hosea & Shampine 1996)
             shift = 1.0 / (dt * tableau.A[-1, -1])
@@ -59,7 +59,7 @@ class PicardStepper(Stepper):
 
     most = 60
 
-    def trial(self, u, t, dt):
+    def trial(self, u, t, dt, estimate=True):
         tableau = self.scheme.tableau
         nets: list[np.ndarray] = []
         gain, stage = 0.0, u
@@ -76,7 +76,7 @@ class PicardStepper(Stepper):
             self.counts.stages += 1
             gain += dt * b * self.system.entered(operator, stage, time)
         error = None
-        if tableau.b_hat is not None:
+        if estimate and tableau.b_hat is not None:
             defect = dt * sum((b - h) * net for b, h, net in zip(tableau.b, tableau.b_hat, nets, strict=True))
             error = self.estimate(defect / self.operator.mass)
         return Trial(stage, gain, error)
@@ -108,9 +108,9 @@ class Bdf2Stepper(Stepper):
             None  # (t, dt, u, gain) of the last step taken, to tell a continued run from a new one
         )
 
-    def trial(self, u, t, dt):
+    def trial(self, u, t, dt, estimate=True):
         if self.before is None or abs(self.before[0] + self.before[1] - t) > 1e-9 * dt or dt > 2.4 * self.before[1]:
-            step = self.starter.trial(u, t, dt)
+            step = self.starter.trial(u, t, dt, estimate=False)
         else:
             step = self._two_step(u, t, dt)
         self._pending = (t, dt, u.copy(), step.gain)
@@ -152,7 +152,7 @@ class AdiStepper(Stepper):
         rest = (operator.diagonal - sum(parts)) / grid.ndim
         return [part + rest for part in parts]
 
-    def trial(self, u, t, dt):
+    def trial(self, u, t, dt, estimate=True):
         from ..kernels import splitting
 
         operator = self.operator
