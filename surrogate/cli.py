@@ -362,24 +362,6 @@ def predict(
         note(f"next: surrogate predict {model} {file} --refine")
 
 
-@app.command()
-def study(
-    name: Annotated[str, typer.Argument(metavar="[CLAIM]", help="A claim to test; `list` shows them.")] = "list",
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where results go.")] = Path("out/study"),
-    quick: Annotated[bool, typer.Option("--quick", help="Small settings, for a first look.")] = False,
-    json: Json = False,
-) -> None:
-    """List the claims about stable diffusion in training, or test one of them."""
-    from . import study as studies
-
-    if name == "list":
-        rows = [(key, claim.title) for key, claim in studies.CLAIMS.items()]
-        emit(dict(rows)) if json else say(table(rows, ("claim", "statement")))
-        return
-    result = studies.run(name, out=out, quick=quick)
-    emit(result.as_dict()) if json else say(str(result))
-
-
 # --- small things -----------------------------------------------------------------------------------------------------
 
 
