@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH := torch==2.13.0
-# Extra words for pip, e.g. PIP="--extra-index-url https://download.pytorch.org/whl/cpu" for Linux wheels without CUDA.
+# Extra words for pip, e.g. an index of its own for torch builds without CUDA.
 PIP ?=
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 THREADS ?= $(CORES)
