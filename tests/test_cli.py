@@ -462,9 +462,9 @@ print(run(768) / (peak() - before))
     ],
 )
 def test_predicted_memory_is_near_what_a_run_takes(coefficients, scheme, frames):
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, coefficients, scheme, str(frames)], capture_output=True, text=True, check=True
-    )
+    words = [sys.executable, "-c", PEAK, coefficients, scheme, str(frames)]
+    for _ in range(2):  # the first may compile a kernel, which takes memory of its own
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert 0.8 <= float(done.stdout) <= 1.25
 
 
