@@ -442,15 +442,19 @@ def verify(
 
 
 @app.command()
-def bench(quick: Annotated[bool, typer.Option(help="Small sizes only.")] = False, json: Json = False) -> None:
+def bench(
+    quick: Annotated[bool, typer.Option(help="Small sizes only.")] = False,
+    peers: Annotated[str | None, typer.Option(help="A Python with py-pde, devito and pyamg, measured beside.")] = None,
+    json: Json = False,
+) -> None:
     """Measure kernels, solvers and the first call on this machine."""
     from .bench import measurements
 
     rows = []
-    for name, value, unit in measurements(quick):
+    for name, value, unit in measurements(quick, peers):
         rows.append({"name": name, "value": value, "unit": unit})
         if not json:
-            say(f"{name:<44} {value:10.4g} {unit}")
+            say(f"{name:<56} {value:10.4g} {unit}")
     if json:
         emit({"measurements": rows})
 
