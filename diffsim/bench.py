@@ -30,7 +30,7 @@ import os, time, numpy as np
 from devito import Constant, Eq, Function, Grid, Operator, TimeFunction, configuration
 clock = time.process_time if os.environ["OMP_NUM_THREADS"] == "1" else time.perf_counter
 configuration["log-level"], configuration["language"] = "ERROR", "openmp"
-grid = Grid(shape=({n},) * {ndim})
+grid = Grid(shape=({n},) * {ndim}, dtype=np.float64)
 u = TimeFunction(name="u", grid=grid, time_order=1, space_order=2)
 u.data[:] = np.random.default_rng(0).random(u.data.shape)
 change = 0
