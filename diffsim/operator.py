@@ -120,8 +120,8 @@ class Operator:
     def _call(self, f, argument: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.asarray(f(argument), dtype=float), argument.shape)
 
-    def _checked(self, value, name: str):
-        if self.problem.active is not None and np.ndim(value):
+    def _checked(self, value, name: str, over_cells: bool = True):
+        if over_cells and self.problem.active is not None and np.ndim(value):
             value = np.where(self.problem.active, value, 0.0)
         low = np.min(value)
         if not np.isfinite(value).all() or low < 0:
@@ -327,13 +327,19 @@ class Operator:
             h, value, flux = what.terms(side, shape)
             if isinstance(self._coefficient, Tensor) and what.kind == "value" and mask is None:
                 flux = tensor.wall_flux(self.grid, self._coefficient, side, value, flux, self.periodic[1:])
+            half_cells = half
+            if isinstance(self.problem.diffusivity, OfState) and what.kind == "value":
+                # the mean of D at the cell and at the wall: D of the cell alone would be first order here
+                wall_d = self._call(self.problem.diffusivity.f, np.broadcast_to(value(self.t), shape))
+                width = self.grid.widths[axis][0 if side.endswith("-") else -1]
+                half_cells = 0.5 * half + area * self._checked(wall_d, f"diffusivity(u) on the side {side}", False) / width
             walls.append(
                 self._wall(
                     side,
                     what,
                     np.ravel(cells)[places],
                     np.ravel(area)[places],
-                    np.ravel(half)[places],
+                    np.ravel(half_cells)[places],
                     places,
                     np.ravel(h)[places] if np.ndim(h) else h,
                     value,

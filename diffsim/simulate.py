@@ -325,12 +325,11 @@ def _frame_times(save, begin: float, until: float) -> np.ndarray:
 
 
 def _require_memory(problem: Problem, save) -> None:
-    from .resources import require_memory
+    from .resources import require_memory, simulation_bytes
 
     frames = 1 if isinstance(save, str) else max(1, int(save)) if isinstance(save, int | float) else np.size(save)
-    # two copies of the field, the frames, and the arrays of a general operator
-    copies = 2 + frames + (0 if problem.grid.uniform else problem.grid.ndim + 4)
-    require_memory(8 * problem.grid.size * copies, f"a run with {frames} frames", problem.grid.shape)
+    needed = simulation_bytes(problem.grid.size, frames, uniform=problem.grid.uniform)
+    require_memory(needed, f"a run with {frames} frames", problem.grid.shape)
 
 
 def _require_patience(problem, scheme: Scheme, step: float | None, operator: Operator, duration: float, stop) -> None:

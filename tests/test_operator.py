@@ -170,3 +170,14 @@ def test_components_are_found_through_voids_and_periodic_sides():
     assert (closed.components[1], list(closed.components[2])) == (3, [True, False, False])
     ring = discretize(ds.Problem(grid, diffusivity=1.0, active=active, boundary={"x": ds.Periodic()}))
     assert ring.components[1] == 2
+
+
+def test_a_diffusivity_of_state_is_second_order_up_to_the_walls():
+    def error(n):
+        grid = ds.Grid(shape=(n,), lengths=(1.0,))
+        sides = {"x-": ds.Dirichlet(0.0), "x+": ds.Dirichlet(1.0)}
+        problem = ds.Problem(grid, ds.OfState(lambda u: (1 + u) ** 3), boundary=sides)
+        # Kirchhoff's integral of D is linear in x: (1 + u)^4 = 1 + 15 x
+        return np.abs(ds.equilibrium(problem, tol=1e-11).u - ((1 + 15 * grid.centers[0]) ** 0.25 - 1)).max()
+
+    assert abs(np.log2(error(80) / error(160)) - 2) < 0.15
