@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .data import number
+from .errors import ProblemError
 from .uniform import Uniform
 
 # (low side, high side) -> (transform of scipy.fft, type)
@@ -51,6 +53,37 @@ def apply_function(uniform: Uniform, u: np.ndarray, fn: Callable[[np.ndarray], n
     ``lambda a: (1 - dt * a) ** steps`` makes that many forward Euler steps at once.
     """
     return _filtered(uniform, u, fn((_axis_sum(uniform) + uniform.loss) / uniform.capacity))
+
+
+def jump(problem, initial, dt: float, steps: int) -> np.ndarray:
+    """The field after `steps` forward Euler steps of `dt` [s], in one pair of transforms; grid.shape.
+
+    With steady data ``u_n = u_0 + sum_{j<n} (1 - dt A)^j dt (F - K u_0) / m``: the sum is a function of A. Unstable steps
+    are jumped as they would be stepped.
+
+    Raises
+    ------
+    ProblemError
+        If the box is not transformable or data change in time, or dt or steps are not positive.
+    """
+    from .operator import discretize
+
+    operator = discretize(problem)
+    if operator.uniform is None or not operator.uniform.transformable or not operator.forcing.constant:
+        raise ProblemError(
+            "jump needs constant D, c and loss on a uniform Cartesian box with steady value, flux or periodic sides, no voids "
+            "and no held cells; use simulate."
+        )
+    dt, count = number("dt", dt, above=0.0), number("steps", steps, least=0.0)
+    u = operator.enter(problem.grid.field("initial", initial))
+
+    def summed(rates: np.ndarray) -> np.ndarray:
+        still = rates * dt < 1e-14
+        with np.errstate(over="ignore"):
+            grown = (1 - (1 - dt * rates) ** count) / np.where(still, 1.0, rates)
+        return np.where(still, count * dt, grown)
+
+    return operator.leave(u + apply_function(operator.uniform, operator.rates(u), summed))
 
 
 def _axes(uniform: Uniform) -> tuple[dict[tuple[str, int], list[int]], list[int]]:

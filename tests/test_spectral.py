@@ -64,3 +64,15 @@ def test_without_an_anchor_the_solution_has_zero_mean(kinds):
     x = spectral.solve(operator.uniform, rhs)
     assert abs(x.mean()) < 1e-14
     np.testing.assert_allclose(operator.apply(x), rhs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "sides", [{"x": ds.Dirichlet(1.0)}, {"x-": ds.Neumann(2.0), "y+": ds.Dirichlet(0.5)}, {"x": ds.Periodic()}]
+)
+def test_a_jump_is_that_many_forward_euler_steps(sides):
+    problem = ds.Problem(ds.Grid(shape=(7, 6), lengths=(1.0, 0.7)), diffusivity=0.4, source=1.0, boundary=sides)
+    start = np.random.default_rng(5).random((7, 6))
+    dt = ds.stability(problem, "ftcs").dt_limit
+    stepped = ds.simulate(problem, start, until=300 * dt, scheme="ftcs", dt=dt, save="final").final
+    np.testing.assert_allclose(spectral.jump(problem, start, dt, 300), stepped, rtol=1e-11)
+    np.testing.assert_array_equal(spectral.jump(problem, start, dt, 0), start)
