@@ -419,3 +419,23 @@ def test_estimates_lie_inside_the_spectrum_and_near_its_end(problem):
     assert found.values.max() == pytest.approx(true[-1], rel=1e-6)
     assert found.bound >= true[-1]
     np.testing.assert_allclose(spectrum(operator).values, np.maximum(true, 0.0), atol=1e-12 * true[-1])
+
+
+@pytest.mark.parametrize("shape", [(40,), (31, 17), (9, 8, 7)], ids=str)
+@pytest.mark.parametrize("kind", ["array", "robin", "held"])
+def test_the_textbook_step_is_legal_where_no_closed_form_applies(shape, kind):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        d, lengths = float(rng.uniform(0.01, 10)), tuple(rng.uniform(0.1, 3, size=len(shape)))
+        grid = ds.Grid(shape=shape, lengths=lengths)
+        held = np.zeros(shape, bool)
+        held[tuple(n // 2 for n in shape)] = True
+        problem = ds.Problem(
+            grid,
+            diffusivity=np.full(shape, d) if kind == "array" else d,
+            fixed=(held, 1.0) if kind == "held" else None,
+            boundary={"x": ds.Robin(2.0, 1.0) if kind == "robin" else ds.Dirichlet(0.0)},
+        )
+        dt = 0.5 / (d * sum((n / length) ** 2 for n, length in zip(shape, lengths, strict=True)))
+        assert ds.stability(problem, "ftcs", dt=dt).stable
+        assert ds.simulate(problem, 0.0, until=dt, scheme="ftcs", dt=dt, save="final").ok
