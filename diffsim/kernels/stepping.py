@@ -484,9 +484,16 @@ def _uniform_passes(
     return gain
 
 
-def _uniform_blocking(planar):
+def _half_or_all(shape):
+    """Planes of a block of a small plane: half of them where a second thread pays."""
+    return -(-shape[0] // 2) if math.prod(shape) >= _PARALLEL_CELLS else shape[0]
+
+
+def _uniform_blocking(shape, planar):
     """Steps per pass and the box of a block: what fits the second-level cache and recomputes little at the rims."""
-    return (16, (256, 1, 1024)) if planar else (4, (64, 32, 256))
+    if not planar:
+        return 4, (64, 32, 256)
+    return (16, (256, 1, 1024)) if shape[0] >= 512 else (8, (_half_or_all(shape), 1, 1024))
 
 
 def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
@@ -530,7 +537,7 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
         shape, order = _fold(shape), [1, 0, 2]
         r, periodic, walls = r[order], periodic[order], np.ascontiguousarray(walls[:, order])
     planar = bool(shape[1] == 1 and r[1] == 0.0)
-    depth, box = _uniform_blocking(planar)
+    depth, box = _uniform_blocking(shape, planar)
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
     workers = _workers(u.size)
     halo = 0 if planar else 2 * depth
@@ -638,9 +645,11 @@ def _euler_passes(
     return gain
 
 
-def _euler_blocking(planar):
+def _euler_blocking(shape, planar):
     """Steps per pass and the box of a block, as in `_uniform_blocking`; the coefficients want their place too."""
-    return (8, (256, 1, 512)) if planar else (2, (64, 16, 256))
+    if not planar:
+        return 2, (64, 16, 256)
+    return 8, (256 if shape[0] >= 512 else _half_or_all(shape), 1, 512)
 
 
 def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitudes, u, scratch):
@@ -669,7 +678,7 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
     wraps = (bool(np.any(g0[0])), bool(np.any(g1[:, 0])), bool(np.any(g2[:, :, 0])))
     if u.shape[0] == 1:
         wraps = (wraps[1], False, wraps[2])
-    depth, box = _euler_blocking(shape[1] == 1)
+    depth, box = _euler_blocking(shape, shape[1] == 1)
     if wraps[2]:
         box = (*box[:2], shape[2])
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
