@@ -221,7 +221,15 @@ def test_full_tensor_keeps_its_order_between_sides_that_vary(kind, order):
     assert observed(states, [u for _, u in made], grids) == pytest.approx(order, abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("power", [1, 2])
+def test_a_diffusivity_equal_to_the_state_is_exact():
+    """The mean of D = u over a face is Kirchhoff's integral itself, so u^2 is linear from wall to wall."""
+    grid = ds.Grid((64,), (1.0,))
+    problem = ds.Problem(grid, ds.OfState(np.abs), boundary={"x-": ds.Dirichlet(1.0), "x+": ds.Dirichlet(3.0)})
+    u = ds.equilibrium(problem, tol=1e-11, initial=2.0).u
+    np.testing.assert_allclose(u**2, 1 + 8 * grid.centers[0], rtol=1e-8)
+
+
+@pytest.mark.parametrize("power", [2, 3])
 def test_diffusivity_of_the_state_is_of_second_order(power):
     """D = u^n between two values: u^(n+1) is linear in x."""
     states, truths, grids = [], [], []
