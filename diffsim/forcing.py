@@ -78,7 +78,6 @@ class Forcing:
             if term.data.constant:
                 term.add(0.0, base)
         self.base = base.reshape(shape)
-        self.zero = self.constant and not base.any()
 
     @property
     def constant(self) -> bool:
