@@ -1,0 +1,5 @@
+"""To be listed."""
+
+from ..claim import Claim
+
+CLAIMS: tuple[Claim, ...] = ()

@@ -1,0 +1,91 @@
+"""The pages of the study, written from stored records alone."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffsim import store
+
+from .claim import Claim, Finding
+from .running import complete, stored
+
+VERDICTS_FILE = "verdicts.json"
+
+
+def findings(claims: Iterable[Claim], out, profile: str) -> dict[str, Finding]:
+    """Name -> finding of every claim whose cases are all measured."""
+    return {claim.name: claim.judge(stored(claim, out, profile)) for claim in claims if complete(claim, out, profile)}
+
+
+def page(claim: Claim, finding: Finding, figure: str | None) -> str:
+    """One claim as Markdown."""
+    lines = [
+        f"# {claim.number}. {claim.says}",
+        "",
+        f"**{finding.verdict.capitalize()}.** {finding.because}",
+        "",
+        f"*Tested:* {claim.hypothesis}",
+        "",
+        f"*Settings:* {claim.settings}",
+        "",
+        *_table(finding.head, finding.rows),
+        "",
+    ]
+    if finding.checks:
+        rows = [(c.name, f"{c.measured:.6g}", f"{c.expected:.6g}", f"{c.tolerance:.2g}") for c in finding.checks]
+        lines += ["What theory gives:", "", *_table(("number", "measured", "theory", "tolerance"), rows), ""]
+    if figure:
+        lines += [f"![{claim.name}]({figure})", ""]
+    lines += ["## Why", "", claim.why, "", f"Remade by `surrogate study {claim.name} --profile full`.", ""]
+    return "\n".join(lines)
+
+
+def index(claims: Iterable[Claim], found: dict[str, Finding]) -> str:
+    """The table of all verdicts as Markdown."""
+    rows = [
+        (str(c.number), f"[{c.says}](claims/{c.label}.md)", f"**{found[c.name].verdict}**", found[c.name].because)
+        for c in claims
+        if c.name in found
+    ]
+    return "\n".join(_table(("", "what is said", "verdict", "because"), rows)) + "\n"
+
+
+def write(claims: Iterable[Claim], out, profile: str, figures: bool = True) -> dict[str, Finding]:
+    """Pages, figures, the index and the verdicts of every claim that is complete; what they say.
+
+    Parameters
+    ----------
+    out
+        The folder given to `run`: the pages come to ``claims/``, figures to ``claims/images/``, the index to ``verdicts.md``.
+    """
+    claims, folder = list(claims), Path(out)
+    found = findings(claims, folder, profile)
+    (folder / "claims" / "images").mkdir(parents=True, exist_ok=True)
+    for claim in claims:
+        if claim.name not in found:
+            continue
+        picture = f"images/{claim.label}.png"
+        if figures:
+            draw(claim, folder, profile, folder / "claims" / picture)
+        store.write_text(folder / "claims" / f"{claim.label}.md", page(claim, found[claim.name], picture))
+    store.write_text(folder / "verdicts.md", index(claims, found))
+    store.write_json(folder / VERDICTS_FILE, {name: finding.verdict for name, finding in found.items()})
+    return found
+
+
+def draw(claim: Claim, out, profile: str, path: Path | None = None):
+    """The claim's figure, written to `path` where given."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    claim.draw(stored(claim, out, profile), figure)
+    if path is not None:
+        store.write_figure(path, figure)
+    return figure
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    head = list(head)
+    clean = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
+    return [f"| {' | '.join(row)} |" for row in (clean[0], ["---"] * len(head), *clean[1:])]
