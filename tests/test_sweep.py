@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import diffsim as ds
-from diffsim.tuning import OUTCOMES
+from diffsim.tuning import OUTCOMES, cheapest
+from diffsim.tuning.sweeping import SweptCase
 
 STEPS = np.unique(np.geomspace(2, 4000, 12).astype(int))
 
@@ -72,16 +73,40 @@ def test_a_spike_oscillates_near_the_limit_and_not_below_half_of_it():
     assert (swept.outcome[0] == "unfinished").all() and (swept.outcome[1] == "oscillating").all()
 
 
-def test_one_jump_is_the_same_as_all_steps():
-    """A box of constants is jumped by a transform; the same box as an array is stepped."""
-    dts = around(line())
+@pytest.mark.parametrize(
+    ("problem", "scheme"),
+    [(line(), "ftcs"), (line(diffusivity=np.ones(16)), "ftcs"), (line(diffusivity=np.linspace(1, 9, 16)), "bdf2")],
+    ids=["transform", "eigenvectors", "two steps of memory"],
+)
+def test_one_jump_is_the_same_as_all_steps(problem, scheme, monkeypatch):
+    """A box of constants is jumped by a transform, a small problem by its eigenvectors; others are stepped."""
+    dts = around(problem)
     start = np.random.default_rng(3).random(16)
-    jumped = ds.sweep(line(), start, dts, STEPS)
-    stepped = ds.sweep(line(diffusivity=np.ones(16)), start, dts, STEPS)
+    jumped = ds.sweep(problem, start, dts, STEPS, scheme=scheme)
+    monkeypatch.setattr(SweptCase, "_errors", SweptCase._marched)
+    stepped = ds.sweep(problem, start, dts, STEPS, scheme=scheme)
     near = jumped.outcome != "unstable"
     np.testing.assert_array_equal(jumped.outcome[near], stepped.outcome[near])
     np.testing.assert_allclose(jumped.distance[near], stepped.distance[near], rtol=1e-6, atol=1e-9)
     assert ((jumped.outcome == "unstable") == (stepped.outcome == "unstable")).all()
+
+
+@pytest.mark.parametrize("scheme", ["ftcs", "crank-nicolson", "rkl2", "bdf2"])
+def test_the_cheapest_run_settles_and_one_step_less_does_not(scheme, monkeypatch):
+    """Against single runs; and the same counts where every step is taken."""
+    problem, start = line(diffusivity=np.linspace(1, 9, 16)), np.random.default_rng(3).random(16)
+    dts = ds.stability(problem, scheme="ftcs").dt_limit * np.array([0.3, 0.9, 4.0])
+    found = cheapest(problem, start, dts, scheme, tol=1e-2)
+    for dt, n, work in zip(dts, found.steps, found.work, strict=True):
+        if math.isinf(n):
+            assert scheme == "ftcs" and dt > dts[1]
+            continue
+        names = ds.sweep(problem, start, [dt], [max(1, int(n) - 1), int(n)], scheme=scheme, tol=1e-2).outcome[0]
+        assert names[1] in ("settled", "wasteful") and (n == 1 or names[0] not in ("settled", "wasteful"))
+        assert work >= n and found.cost <= work
+    assert found.best[0] in dts
+    monkeypatch.setattr(SweptCase, "least_settled", SweptCase._least_marched)
+    np.testing.assert_array_equal(cheapest(problem, start, dts, scheme, tol=1e-2).steps, found.steps)
 
 
 def test_outcomes_collapse_onto_dimensionless_numbers():

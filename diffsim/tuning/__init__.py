@@ -5,16 +5,18 @@ from .harmonic import HarmonicFit, fit_angstrom, fit_harmonic, time_harmonic
 from .observations import Observations
 from .planning import Alternative, Plan, plan
 from .rod import fit_rod
-from .sweeping import OUTCOMES, Sweep, sweep
+from .sweeping import OUTCOMES, Cheapest, Sweep, cheapest, sweep
 
 __all__ = [
     "OUTCOMES",
     "Alternative",
+    "Cheapest",
     "Fit",
     "HarmonicFit",
     "Observations",
     "Plan",
     "Sweep",
+    "cheapest",
     "fit",
     "fit_angstrom",
     "fit_harmonic",

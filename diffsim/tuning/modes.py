@@ -19,7 +19,7 @@ from ..schemes import SCHEMES, Scheme
 from ..steppers import Counts, ShiftedSolver, phi
 
 _AXIS_CELLS = 1024  # axes longer than this are not diagonalised: eigenvectors cost n^2 numbers
-_DENSE_CELLS = 512  # smaller problems are diagonalised whole
+DENSE_CELLS = 512  # smaller problems are diagonalised whole
 _POLES = 32  # one shifted solve each, spread over all time scales between the fastest mode and the run
 _RESOLVED = 1e-2  # residual of a Ritz value, relative to it
 _SPREAD = 24  # places in the gap of a rate that is not resolved
@@ -119,6 +119,8 @@ def power(
     """
     if scheme.family == "exponential":
         return np.exp(n * z)
+    if n == 0:
+        return np.ones_like(z)
     with np.errstate(over="ignore", invalid="ignore"):
         if scheme.family == "multistep":
             starter = SCHEMES[scheme.starter]  # type: ignore[attr-defined]
@@ -155,7 +157,7 @@ def decay(operator: Operator, state: np.ndarray, duration: float) -> Modes:
         slope[~operator.free] = 0.0
     if operator.uniform is not None and max(operator.shape) <= _AXIS_CELLS:
         return _separable(operator, state, slope, duration)
-    if operator.grid.size <= _DENSE_CELLS:
+    if operator.grid.size <= DENSE_CELLS:
         return _dense(operator, state, slope, duration)
     return _krylov(operator, state, slope, duration)
 
@@ -210,13 +212,23 @@ def _separable(operator: Operator, state: np.ndarray, slope: np.ndarray, duratio
     )
 
 
-def _dense(operator: Operator, state: np.ndarray, slope: np.ndarray, duration: float) -> Modes:
+def whole_modes(operator: Operator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All modes of a small problem: rates (m,) [1/s], orthonormal vectors (m, m) of m^-1/2 K m^-1/2, and m^1/2 (m,).
+
+    The m entries are the free cells, in their order.
+    """
     free = operator.free.ravel()
     root = np.sqrt(operator.mass.ravel()[free])
     stiffness = operator.matrix().toarray()[np.ix_(free, free)]
     rates, vectors = np.linalg.eigh(stiffness / np.outer(root, root))
+    rates[rates < 1e-13 * operator.spectral_bound().value] = 0.0
+    return rates, vectors, root
+
+
+def _dense(operator: Operator, state: np.ndarray, slope: np.ndarray, duration: float) -> Modes:
+    free = operator.free.ravel()
     reach = operator.spectral_bound().value
-    rates[rates < 1e-13 * reach] = 0.0
+    rates, vectors, root = whole_modes(operator)
     parts = vectors.T @ (root * slope.ravel()[free])
     end = state.copy()
     end.reshape(-1)[free] += vectors @ (parts * duration * phi(1, duration * rates)) / root

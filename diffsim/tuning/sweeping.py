@@ -19,11 +19,13 @@ from ..problem import Problem
 from ..schemes import Scheme, scheme_of, within
 from ..stability import allowed_step, mesh_fourier, positive_step
 from ..steppers import System, stepper_for
-from .modes import power
+from .modes import DENSE_CELLS, power, whole_modes
 
 OUTCOMES = ("unstable", "oscillating", "unfinished", "settled", "wasteful")
 _NOISE = 1e-9  # of the initial distance: smaller changes are rounding, whatever they do
 _LOST = 1e8  # a run this much further from the equilibrium than at its start does not come back
+_MOST_STEPS = 10**9  # a run that has not settled by then counts as one that does not
+_MOST_MARCHED = 10**6  # the same, where every step has to be taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +150,8 @@ def sweep(
 ) -> Sweep:
     """Run every combination of step size, step count and diffusivity, and class what comes out.
 
-    One run per (diffusivity, dt) serves all step counts; on constant boxes with value, flux or periodic sides all steps
-    are taken at once, ``R(-dt lambda)^n`` on every mode.
+    One run per (diffusivity, dt) serves all step counts. On constant boxes with value, flux or periodic sides, and on
+    linear problems of at most 512 cells, all steps are taken at once: ``R(-dt lambda)^n`` on every mode.
 
     Parameters
     ----------
@@ -176,7 +178,7 @@ def sweep(
     cases = [problem] if diffusivities is None else [problem.with_(diffusivity=d) for d in diffusivities]
     if not cases:
         raise ProblemError("diffusivities is empty; give one or more, or None for the problem's own.")
-    layers = [_Case(case, initial, row, tol) for case in cases]
+    layers = [SweptCase(case, initial, row, tol) for case in cases]
     judged = [[layer.outcomes(float(dt), counts) for dt in step_sizes] for layer in layers]
     outcome = np.array([[names for names, _ in rows] for rows in judged])
     distance = np.array([[far for _, far in rows] for rows in judged])
@@ -196,7 +198,52 @@ def sweep(
     return Sweep(step_sizes, counts, given, outcome, distance, theory, row.name, tol, work)
 
 
-class _Case:
+@dataclass(frozen=True, eq=False)
+class Cheapest:
+    """The fewest steps that settle at each step size, and the cheapest of these runs.
+
+    Attributes
+    ----------
+    dts
+        Step sizes [s], (n,).
+    steps
+        Fewest steps that settle, (n,); inf where no number does.
+    work
+        Counted work of these runs, (n,); inf where there is none.
+    """
+
+    dts: np.ndarray
+    steps: np.ndarray
+    work: np.ndarray
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """(dt, steps) of least work; None where nothing settles."""
+        i = int(np.argmin(self.work))
+        return (float(self.dts[i]), int(self.steps[i])) if math.isfinite(self.work[i]) else None
+
+    @property
+    def cost(self) -> float:
+        """Work of the cheapest."""
+        return float(self.work.min())
+
+
+def cheapest(
+    problem: Problem, initial: Any, dts: Sequence[float], scheme: str | Scheme = "ftcs", tol: float = 1e-3
+) -> Cheapest:
+    """The exact optimum of the tuning map over the step sizes `dts`: the step count is found, not swept.
+
+    Parameters and errors are those of `sweep`.
+    """
+    row = scheme_of(scheme)
+    case = SweptCase(problem, initial, row, number("tol", tol, above=0.0))
+    step_sizes = np.array([number("dts", dt, above=0.0) for dt in np.atleast_1d(np.asarray(dts, dtype=object))])
+    steps = np.array([case.least_settled(float(dt)) for dt in step_sizes])
+    work = steps * np.array([case.work(float(dt)) for dt in step_sizes])
+    return Cheapest(step_sizes, steps, work)
+
+
+class SweptCase:
     """One diffusivity: its operator, its equilibrium, and the runs."""
 
     def __init__(self, problem: Problem, initial: Any, scheme: Scheme, tol: float):
@@ -224,22 +271,77 @@ class _Case:
         self.fourier = mesh_fourier(self.operator)
 
     def work(self, dt: float) -> float:
-        return self.scheme.work(self.scheme.stages_for(dt * self.reach) if self.scheme.stages is None else None)
+        return self.scheme.work(self._stages(dt))
 
     def outcomes(self, dt: float, counts: np.ndarray) -> tuple[list[str], list[float]]:
         """(names, relative distances) at every count of steps."""
-        uniform = self.operator.uniform
-        closed = (
-            self.system.steady
-            and uniform is not None
-            and uniform.transformable
-            and self.scheme.family not in ("multistep", "splitting")
-        )
         wanted = sorted({int(m) for n in counts for m in (n - 2, n - 1, n, n // 2) if m >= 0})
-        states = self._jumps(dt, wanted) if closed else self._marched(dt, wanted)
+        states = self._errors(dt, wanted)
         with np.errstate(over="ignore", invalid="ignore"):
             judged = [self._judge(states, int(n)) for n in counts]
         return [name for name, _ in judged], [distance for _, distance in judged]
+
+    def _errors(self, dt: float, wanted: list[int]) -> Callable[[int], np.ndarray | None]:
+        """The difference to the equilibrium after each wanted number of steps; None where the run was lost."""
+        uniform = self.operator.uniform
+        if self.system.steady and self.scheme.family != "splitting":
+            if uniform is not None and uniform.transformable and self.scheme.family != "multistep":
+                return self._jumps(dt)
+            if self.modes is not None:
+                return self._leaps(dt, wanted)
+        return self._marched(dt, wanted)
+
+    @cached_property
+    def modes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+        """(rates, vectors, m^1/2, initial difference in these vectors) of a small linear problem; None for others."""
+        if not self.system.steady or self.operator.grid.size > DENSE_CELLS:
+            return None
+        rates, vectors, root = whole_modes(self.operator)
+        return rates, vectors, root, vectors.T @ (root * self.first[self.operator.free])
+
+    def least_settled(self, dt: float) -> float:
+        """Fewest steps of `dt` after which the run is within tol for good; inf where there is no such number."""
+        if self.modes is None or self.scheme.family == "splitting":
+            return self._least_marched(dt)
+        rates, _, root, parts = self.modes
+        stages, z = self._stages(dt), -dt * rates
+        excited = np.abs(parts) > 1e-13 * np.linalg.norm(parts)
+        if not (self.scheme.growth(z[excited & (rates > 0)], stages) < 1).all():
+            return math.inf
+        level = self.tol * self.scale * float(np.linalg.norm(root))
+
+        def settled(n: int) -> bool:
+            return float(np.linalg.norm(power(self.scheme, z, n, stages) * parts)) <= level
+
+        high = 1
+        while not settled(high):
+            high *= 2
+            if high > _MOST_STEPS:
+                return math.inf
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if settled(middle) else (middle, high)
+        return float(high)
+
+    def _least_marched(self, dt: float) -> float:
+        if not within(dt, self.dt_limit):
+            return math.inf
+        stepper, u = stepper_for(self.system, self.scheme), self.u0.copy()
+        for n in range(1, _MOST_MARCHED + 1):
+            try:
+                stepper.advance(u, (n - 1) * dt, dt, 1)
+            except DiffsimError:
+                return math.inf
+            far = self.system.rms(u - self.goal) / self.scale
+            if far <= self.tol:
+                return float(n)
+            if not far < _LOST:
+                return math.inf
+        return math.inf
+
+    def _stages(self, dt: float) -> int | None:
+        return self.scheme.stages_for(dt * self.reach) if self.scheme.stages is None else None
 
     def _judge(self, error: Callable[[int], np.ndarray | None], n: int) -> tuple[str, float]:
         now, before = error(n), error(n - 1)
@@ -265,11 +367,11 @@ class _Case:
         extremum = float(now.max()) > self.high + slack or float(now.min()) < self.low - slack
         return ("oscillating" if reverses or extremum else "unfinished"), distance
 
-    def _jumps(self, dt: float, wanted: list[int]) -> Callable[[int], np.ndarray | None]:
+    def _jumps(self, dt: float) -> Callable[[int], np.ndarray | None]:
         """Distances to the equilibrium after any number of steps, by one transform each."""
         from .. import spectral
 
-        stages = self.scheme.stages_for(dt * self.reach) if self.scheme.stages is None else None
+        stages = self._stages(dt)
         known: dict[int, np.ndarray] = {}
         facts = self.operator.uniform
         assert facts is not None  # the caller asked
@@ -283,6 +385,22 @@ class _Case:
             return known[n]
 
         return error
+
+    def _leaps(self, dt: float, wanted: list[int]) -> Callable[[int], np.ndarray | None]:
+        """Distances after the wanted numbers of steps, all by one product with the eigenvectors."""
+        assert self.modes is not None  # the caller asked
+        rates, vectors, root, parts = self.modes
+        stages = self._stages(dt)
+        with np.errstate(over="ignore", invalid="ignore"):
+            grown = np.stack([power(self.scheme, -dt * rates, n, stages) * parts for n in wanted], axis=1)
+            lost = ~(np.abs(grown).max(axis=0) < _LOST * np.linalg.norm(parts))
+            states = vectors @ np.where(lost, 0.0, grown) / root[:, None]
+        known: dict[int, np.ndarray | None] = {}
+        for column, (n, gone) in enumerate(zip(wanted, lost, strict=True)):
+            error = np.zeros(self.operator.shape)
+            error[self.operator.free] = states[:, column]
+            known[n] = None if gone else error
+        return known.get
 
     def _marched(self, dt: float, wanted: list[int]) -> Callable[[int], np.ndarray | None]:
         """Distances by one run with frames at the wanted counts; None after it was lost."""
@@ -307,4 +425,4 @@ class _Case:
         return known.get
 
 
-__all__ = ["OUTCOMES", "Sweep", "Theory", "sweep"]
+__all__ = ["OUTCOMES", "Cheapest", "Sweep", "SweptCase", "Theory", "cheapest", "sweep"]
