@@ -362,6 +362,92 @@ def predict(
         note(f"next: surrogate predict {model} {file} --refine")
 
 
+# --- the study --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def study(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME ...]", help="Names or numbers of claims, or all; none: a list.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="quick (minutes) or full (hours; what docs/study holds).")] = "quick",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records, pages and figures.")] = Path("study"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the numbers do not depend on it.")] = 1,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Also write all that is complete in one page.")
+    ] = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """List the claims of the study with their verdicts, or measure some; interrupted, the same call goes on."""
+    from diffsim import store
+
+    from . import study as the_study
+
+    if report is not None:
+        store.new_path(report, force=force)
+    chosen = the_study.chosen(names or [])
+    if chosen:
+        _measure(chosen, profile, out, workers, quiet or json, names or [])
+        the_study.write_pages(chosen, out, profile)
+    everything = list(the_study.CLAIMS.values())
+    found = the_study.findings(everything, out, profile)
+    if chosen:
+        the_study.write_index(everything, out, found)
+    if report is not None:
+        the_study.write_report(everything, out, profile, report)
+    shown = chosen or everything
+    if json:
+        emit({"profile": profile, "claims": [_claim_facts(claim, found.get(claim.name)) for claim in shown]})
+    elif chosen:
+        say(table([(c.number, c.name, found[c.name].verdict, found[c.name].because) for c in shown], _CLAIM_HEAD))
+    else:
+        rows = [(c.number, c.name, found[c.name].verdict if c.name in found else "-", c.says) for c in shown]
+        say(table(rows, ("", "name", "verdict", "what is said")))
+        if not quiet:
+            note(f"next: surrogate study {shown[0].name if shown else 'NAME'}, or surrogate study all")
+    failed = [(c.name, check) for c in chosen for check in found[c.name].checks if not check.ok]
+    for name, check in failed:
+        note(f"{name}: {check.name} is {check.measured:.6g}, theory gives {check.expected:.6g} ± {check.tolerance:.2g}")
+    if failed:
+        raise typer.Exit(6)
+
+
+_CLAIM_HEAD = ("", "name", "verdict", "because")
+
+
+def _measure(chosen: list, profile: str, out: Path, workers: int, silent: bool, names: list[str]) -> None:
+    """Measure what is missing of these claims, under one bar; a stop says how to go on."""
+    from . import study as the_study
+
+    done: dict[str, int] = {}
+    total = sum(len(claim.cases(profile)) for claim in chosen) if profile in the_study.PROFILES else 0
+    with _bar(f"study, {profile}", silent) as bar:
+
+        def progress(name: str, measured: int, _of: int) -> None:
+            done[name] = measured
+            if bar is not None:
+                bar(sum(done.values()), total)
+
+        try:
+            the_study.run(chosen, out, profile, workers, progress)
+        except KeyboardInterrupt:
+            note(
+                f"interrupted with {sum(done.values())} of {total} measurements kept; go on with: "
+                f"surrogate study {' '.join(names)} --profile {profile} --out {out}"
+            )
+            raise typer.Exit(console.INTERRUPTED) from None
+
+
+def _claim_facts(claim, finding) -> dict[str, Any]:
+    facts = {"number": claim.number, "name": claim.name, "says": claim.says, "verdict": None}
+    if finding is not None:
+        facts |= {"verdict": finding.verdict, "because": finding.because}
+        facts["checks"] = [{**vars(check), "ok": check.ok} for check in finding.checks]
+    return facts
+
+
 # --- small things -----------------------------------------------------------------------------------------------------
 
 

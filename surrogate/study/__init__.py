@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from diffsim.errors import ProblemError
 
 from .claim import PROFILES, VERDICTS, Case, Check, Claim, Finding, Records
-from .reporting import draw, findings, page, write
+from .reporting import draw, findings, page, write, write_index, write_pages, write_report
 from .running import complete, run, stored
 from .table import CLAIMS
 
@@ -34,6 +34,9 @@ __all__ = [
     "run",
     "stored",
     "write",
+    "write_index",
+    "write_pages",
+    "write_report",
 ]
 
 

@@ -57,6 +57,14 @@ def write(claims: Iterable[Claim], out, profile: str, figures: bool = True) -> d
     out
         The folder given to `run`: the pages come to ``claims/``, figures to ``claims/images/``, the index to ``verdicts.md``.
     """
+    claims = list(claims)
+    found = write_pages(claims, out, profile, figures)
+    write_index(claims, out, found)
+    return found
+
+
+def write_pages(claims: Iterable[Claim], out, profile: str, figures: bool = True) -> dict[str, Finding]:
+    """Pages and figures alone, of every claim that is complete; what they say."""
     claims, folder = list(claims), Path(out)
     found = findings(claims, folder, profile)
     (folder / "claims" / "images").mkdir(parents=True, exist_ok=True)
@@ -67,9 +75,43 @@ def write(claims: Iterable[Claim], out, profile: str, figures: bool = True) -> d
         if figures:
             draw(claim, folder, profile, folder / "claims" / picture)
         store.write_text(folder / "claims" / f"{claim.label}.md", page(claim, found[claim.name], picture))
-    store.write_text(folder / "verdicts.md", index(claims, found))
-    store.write_json(folder / VERDICTS_FILE, {name: finding.verdict for name, finding in found.items()})
     return found
+
+
+def write_index(claims: Iterable[Claim], out, found: dict[str, Finding]) -> None:
+    """``verdicts.md`` and ``verdicts.json``: the verdict of every claim in `found`, in the order of `claims`."""
+    folder, claims = Path(out), list(claims)
+    store.write_text(folder / "verdicts.md", index(claims, found))
+    verdicts = {claim.name: found[claim.name].verdict for claim in claims if claim.name in found}
+    store.write_json(folder / VERDICTS_FILE, verdicts)
+
+
+def write_report(claims: Iterable[Claim], out, profile: str, path) -> None:
+    """All complete claims in one HTML file, figures included."""
+    from diffsim.report import Report
+
+    claims = list(claims)
+    found = findings(claims, out, profile)
+    lead = (
+        f"{len(found)} of {len(claims)} claims measured, profile {profile}. Every verdict is computed from the records."
+    )
+    report = Report("The study: what is said about diffusion and training", lead)
+    summary = report.section("Verdicts")
+    summary.table(
+        ["", "what is said", "verdict"],
+        [[str(c.number), c.says, found[c.name].verdict] for c in claims if c.name in found],
+    )
+    for claim in claims:
+        if claim.name not in found:
+            continue
+        finding = found[claim.name]
+        section = report.section(f"{claim.number}. {claim.says}")
+        section.text(f"{finding.verdict.capitalize()}. {finding.because}")
+        section.text(f"Tested: {claim.hypothesis}")
+        section.table(list(finding.head), [list(row) for row in finding.rows])
+        section.figure(draw(claim, out, profile), claim.settings)
+        section.text(claim.why)
+    report.write(path)
 
 
 def draw(claim: Claim, out, profile: str, path: Path | None = None):
@@ -81,7 +123,7 @@ def draw(claim: Claim, out, profile: str, path: Path | None = None):
     FigureCanvasAgg(figure)
     claim.draw(stored(claim, out, profile), figure)
     if path is not None:
-        store.write_figure(path, figure)
+        store.write_figure(figure, path)
     return figure
 
 

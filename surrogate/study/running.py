@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -82,12 +83,18 @@ def _results(claim: Claim, cases: Sequence[dict], workers: int) -> Iterator[Iter
         yield ((case, claim.measure(case)) for case in cases)
         return
     context = multiprocessing.get_context("spawn")  # forked threads of numba and torch do not survive
-    pool = ProcessPoolExecutor(workers, context, initializer=configure_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     try:
         futures = {pool.submit(claim.measure, case): case for case in cases}
         yield ((futures[future], future.result()) for future in as_completed(futures))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread each; Ctrl-C is for the parent alone, which lets a worker finish its case."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    configure_threads(1)
 
 
 def _plain(value: Any) -> Any:
