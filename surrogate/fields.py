@@ -81,6 +81,12 @@ def channels(ndim: int) -> int:
     return 4 * ndim + 2
 
 
+def frames_in(coefficients: int, forcing: int) -> int:
+    """How many frames so many channels come from; 0 where they are those of problems."""
+    frames, odd = divmod(forcing, 2)
+    return frames if not odd and coefficients == 3 * frames - 1 else 0
+
+
 def from_problems(problems: Sequence[Problem], coarse: int = 0) -> Fields:
     """The fields of problems on grids of one shape.
 
@@ -133,8 +139,9 @@ def _steady(problem: Problem) -> Operator:
 
 def _mean_conductance(operator: Operator) -> float:
     """Geometric mean of the conductances, of the walls' and losses' where no inner face conducts."""
-    parts = [g[g > 0] for g in operator.conductances]
-    inner = np.concatenate(parts)
+    # The first face of an axis is a wall (0 here), or the last one again, where periodic.
+    faces = [np.delete(g, 0, axis=axis) for axis, g in enumerate(operator.conductances)]
+    inner = np.concatenate([g[g > 0] for g in faces])
     if inner.size == 0:
         inner = operator.diagonal[operator.diagonal > 0]
     return float(np.exp(np.mean(np.log(inner)))) if inner.size else 1.0

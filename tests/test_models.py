@@ -21,6 +21,7 @@ SMALL = {
     "unet": {"width": 4, "levels": 2, "normalisation": "batch"},
     "resnet": {"width": 6, "blocks": 2, "normalisation": "spectral"},
     "deeponet": {"width": 4, "basis": 8, "levels": 2},
+    "graph": {"width": 6, "cycles": 2, "levels": 2, "depth": 1, "coarse": 1},
 }
 
 
@@ -80,11 +81,13 @@ def test_equal_values_all_around_are_answered_exactly(name):
     np.testing.assert_allclose(surrogate(name).fields([problem])[0], 300.15, rtol=1e-13)
 
 
-@pytest.mark.parametrize("residual", [False, True])
-def test_the_multigrid_network_is_linear_in_the_right_hand_side(residual):
+@pytest.mark.parametrize(
+    ("name", "options"), [("multigrid", {"residual": False}), ("multigrid", {"residual": True}), ("graph", {})]
+)
+def test_the_networks_that_say_so_are_linear_in_the_right_hand_side(name, options):
     torch.manual_seed(0)
-    options = {**SMALL["multigrid"], "residual": residual}
-    card = Card("multigrid", options, "coefficients", fields.channels(2), fields.FORCINGS, (12, 12))
+    options = {**SMALL[name], **options}
+    card = Card(name, options, "coefficients", fields.channels(2), fields.FORCINGS, (12, 12))
     model = Surrogate(card, card.build())
 
     def answer(source, left):
@@ -317,3 +320,102 @@ def test_the_lipschitz_bound_of_a_spectrally_normalised_network_holds():
         change = (network(x[:, :10], x[:, 10:]) - network(y[:, :10], y[:, 10:])).flatten(1).norm(dim=1)
     assert (change <= bound * (x - y).flatten(1).norm(dim=1)).all()
     assert models.build("resnet", 10, 3, (8, 8), normalisation="batch").lipschitz() == float("inf")
+
+
+# --- the graph network ---------------------------------------------------------------------------------------------------
+
+
+def graph_network(shape=(8, 8), task_channels=None, **options):
+    torch.manual_seed(0)
+    c, r = task_channels or (fields.channels(len(shape)), fields.FORCINGS)
+    return models.build("graph", c, r, shape, **{**SMALL["graph"], **options}).eval()
+
+
+def answer(network, inputs):
+    with torch.no_grad():
+        return network(torch.from_numpy(inputs.coefficients), torch.from_numpy(inputs.forcing))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 4, 8)], ids=str)
+def test_turning_the_problem_turns_the_answer_of_a_graph_network(shape):
+    rng = np.random.default_rng(0)
+    grid = Grid(shape=shape, lengths=(1.0,) * len(shape))
+    problem = Problem(grid, diffusivity=np.exp(rng.normal(size=shape)), source=rng.normal(size=shape),
+                      boundary={"x-": Dirichlet(1.0), "y+": Robin(h=2.0)})  # fmt: skip
+    inputs, network = fields.from_problems([problem]), graph_network(shape)
+    straight = answer(network, inputs)
+    for symmetry in fields.symmetries(shape):
+        with torch.no_grad():
+            turned = network(
+                symmetry(torch.from_numpy(inputs.coefficients), inputs.directional),
+                symmetry(torch.from_numpy(inputs.forcing)),
+            )
+        np.testing.assert_allclose(turned, symmetry(straight), rtol=0, atol=1e-5 * float(straight.abs().max()))
+
+
+def test_the_graph_goes_across_periodic_sides():
+    rng = np.random.default_rng(0)
+    d, f = np.exp(rng.normal(size=(8, 8))), rng.normal(size=(8, 8))
+    network, rolled = graph_network((8, 8)), {}
+    for shift in (0, 2):  # whole blocks
+        grid = Grid(shape=(8, 8), lengths=(1.0, 1.0))
+        problem = Problem(grid, diffusivity=np.roll(d, shift, 0), source=np.roll(f, shift, 0),
+                          boundary={"x": Periodic(), "y-": Dirichlet(0.0)})  # fmt: skip
+        rolled[shift] = answer(network, fields.from_problems([problem])).roll(-shift, 2).numpy()
+    np.testing.assert_allclose(rolled[2], rolled[0], rtol=0, atol=1e-5 * np.abs(rolled[0]).max())
+    closed = fields.from_problems([Problem(grid, diffusivity=d, source=f, boundary={"y-": Dirichlet(0.0)})])
+    assert np.abs(answer(network, closed).numpy() - rolled[0]).max() > 1e-3 * np.abs(rolled[0]).max()
+
+
+def test_voids_are_no_nodes_and_parts_that_nothing_joins_do_not_see_each_other():
+    rng = np.random.default_rng(0)
+    grid = Grid(shape=(8, 9), lengths=(1.0, 1.0))
+    active = np.ones(grid.shape, bool)
+    active[:, 4] = False
+    problem = Problem(grid, diffusivity=np.exp(rng.normal(size=grid.shape)), source=1.0, active=active,
+                      boundary={"y": Dirichlet(0.0)})  # fmt: skip
+    inputs, network = fields.from_problems([problem]), graph_network(grid.shape, levels=2)
+    before = answer(network, inputs)
+    assert (before[0, 0].numpy()[~active] == 0).all()
+    inputs.coefficients[:, :4, ~active] = 5.0  # conductances of what is not there
+    inputs.coefficients[:, 8, ~active] = 5.0
+    inputs.forcing[:, :, ~active] = 5.0
+    torch.testing.assert_close(answer(network, inputs), before, rtol=0, atol=0)
+    inputs.coefficients[:, :4, :, :4] += 0.5  # the left part conducts better
+    after = answer(network, inputs)
+    torch.testing.assert_close(after[..., 5:], before[..., 5:], rtol=0, atol=0)
+    assert (after[..., :4] != before[..., :4]).any()
+
+
+def test_coarse_graphs_have_the_sums_of_the_conductances_between_their_blocks():
+    from surrogate.models.graph import graphs_of
+
+    rng = np.random.default_rng(0)
+    grid = Grid(shape=(7, 6), lengths=(1.0, 1.0))
+    problems = [
+        Problem(
+            grid,
+            diffusivity=np.exp(rng.normal(size=grid.shape)),
+            source=1.0,
+            boundary={"x": Periodic(), "y": Dirichlet(0.0)},
+        )
+        for _ in range(2)
+    ]
+    inputs = fields.from_problems(problems)
+    cells, (fine, coarse) = graphs_of(torch.from_numpy(inputs.coefficients), 2, 0)
+    assert cells.all()
+    dense = lambda g: _laplacian(g.size, g.ends, g.logs.exp()[:, 0].double())  # noqa: E731
+    joined = torch.zeros(fine.size, coarse.size, dtype=torch.float64)
+    joined[torch.arange(fine.size), fine.parents] = 1.0
+    torch.testing.assert_close(dense(coarse), joined.T @ dense(fine) @ joined, rtol=1e-5, atol=1e-5)
+    assert joined.sum(0).tolist().count(4) == 2 * 3 * 3  # of 4 x 3 blocks per item, those of two whole rows
+
+
+def _laplacian(size, ends, conductances):
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    for i, j, g in zip(*ends, conductances, strict=True):
+        matrix[i, i] += g
+        matrix[j, j] += g
+        matrix[i, j] -= g
+        matrix[j, i] -= g
+    return matrix

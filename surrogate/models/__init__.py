@@ -14,6 +14,7 @@ from diffsim.errors import ProblemError
 
 from .deeponet import DeepONetwork
 from .fno import FourierNetwork
+from .graph import GraphNetwork
 from .layers import lay_out
 from .multigrid import MultigridNetwork
 from .resnet import ResidualNetwork
@@ -25,6 +26,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "unet": UNetwork,
     "resnet": ResidualNetwork,
     "deeponet": DeepONetwork,
+    "graph": GraphNetwork,
 }
 
 
