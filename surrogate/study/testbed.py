@@ -1,0 +1,150 @@
+"""Small trainings that the experiments share: problems of 16 x 16 cells, one network, everything else switched off.
+
+A claim is about one thing, so `PLAIN` has none of the others: no clipping, decay, averaging, symmetry or slope term,
+unless the experiment is about it. One training takes about a second of one core.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+import diffsim as ds
+from diffsim.errors import ConvergenceError, ProblemError
+
+from .. import training
+from ..checkpoint import Surrogate
+from ..dataset import Dataset
+from ..sampling import Spec
+from .claim import Case
+
+RESOLUTION = 16
+VALIDATION, TEST = 32, 64  # items; the same ones for every size of the training split
+_FIRST = {"train": 0, "validation": 100_000, "test": 200_000}  # item numbers of a seed
+PLAIN: dict[str, Any] = {
+    "model": "resnet", "width": 12, "blocks": 4, "dilations": 3,
+    "epochs": 20, "batch": 8, "optimizer": "adam", "lr": None, "schedule": "cosine", "warmup": 0.1,
+    "weight_decay": 0.0, "slopes": 0.0, "clip": 0.0, "augment": False, "average": 0.0,
+    "precision": "float32", "threads": 1, "clock": "cpu",
+}  # fmt: skip
+_OF_DATA = ("spec", "items", "data_seed")
+_LABELS = ("part", "variant")  # names an experiment gives to its cases; they say nothing to a training
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def pairs(spec: str | Spec, count: int, part: str = "train", seed: int = 0, resolution: int = RESOLUTION):
+    """The first `count` problems of one part of a seed, and their equilibria (count, *shape)."""
+    drawn = Spec.of(spec)
+    problems = [drawn.problem(seed, _FIRST[part] + i, resolution) for i in range(count)]
+    return problems, np.stack([settled.u for settled in ds.equilibrium(problems)])
+
+
+def joined(train, validation, test) -> Dataset:
+    """A dataset whose split is given: three pairs (problems, u), as `pairs` has them."""
+    data = Dataset.from_arrays([p for part in (train, validation, test) for p in part[0]],
+                               np.concatenate([part[1] for part in (train, validation, test)]))  # fmt: skip
+    ends = np.cumsum([0, *(len(part[0]) for part in (train, validation, test))])
+    numbers = [np.arange(a, b) for a, b in pairwise(ends)]
+    data.split = dict(zip(("train", "validation", "test"), numbers, strict=True))
+    return data
+
+
+@lru_cache(maxsize=16)
+def dataset(spec: str | Spec = "darcy", items: int = 64, data_seed: int = 0, resolution: int = RESOLUTION) -> Dataset:
+    """`items` problems to train on, solved, and `VALIDATION` and `TEST` others; kept for the next call."""
+    sizes = {"train": items, "validation": VALIDATION, "test": TEST}
+    return joined(*(pairs(spec, count, part, data_seed, resolution) for part, count in sizes.items()))
+
+
+# --- trainings ------------------------------------------------------------------------------------------------------
+
+
+def trained(case: Case, data: Dataset | None = None, **fixed) -> tuple[Surrogate | None, dict[str, Any]]:
+    """Train as the case says; the model (None where the training failed) and what `trial` returns.
+
+    Parameters
+    ----------
+    case
+        ``seed``; ``spec``, ``items`` and ``data_seed`` of `dataset`; ``epochs``, ``model`` and options of
+        `surrogate.train`, which replace those of `PLAIN`. ``part`` and ``variant`` are ignored.
+    data
+        Instead of `dataset`.
+    fixed
+        More options, the same for all cases; the case has the last word.
+    """
+    options = {k: v for k, v in {**fixed, **case}.items() if k not in _LABELS}
+    chosen = {k: options.pop(k) for k in _OF_DATA if k in options}
+    if data is not None and chosen:
+        raise ProblemError(f"the case chooses data ({', '.join(chosen)}), but data were given as well; leave one out.")
+    data = dataset(**chosen) if data is None else data
+    options = _fitting({**PLAIN, **options}, options)
+    history: list[dict] = []
+    start = time.process_time()
+    try:
+        model = training.train(data, progress=history.append, **options)
+    except ConvergenceError:
+        model = None
+    seconds = time.process_time() - start
+    failed = model is None or not history or not math.isfinite(history[-1]["validation_l2"])
+    curve = [line["validation_l2"] for line in history]
+    outcome: dict[str, Any] = {
+        "failed": int(failed), "steps": history[-1]["step"] if history else 0, "seconds": seconds, "curve": curve,
+        "validation": math.nan if failed else min(curve), "train": math.nan, "test": math.nan,
+    }  # fmt: skip
+    if model is None or failed:
+        return None, outcome
+    return model, outcome | {"train": error(model, data, "train"), "test": error(model, data, "test")}
+
+
+def trial(case: Case, data: Dataset | None = None, **fixed) -> dict[str, Any]:
+    """One training in numbers.
+
+    Returns
+    -------
+    dict
+        test, train, validation
+            Mean relative L2 error on each split, of the weights that were best on the validation split; NaN where the
+            training failed.
+        curve
+            Validation error after each epoch.
+        steps, seconds
+            Updates made, and processor seconds of the whole call.
+        failed
+            1 where the loss was no longer finite, else 0.
+    """
+    return trained(case, data, **fixed)[1]
+
+
+def error(model: Surrogate, data: Dataset, part: str) -> float:
+    """Mean relative L2 error of a model on a split."""
+    split = training._examples(data, model.task, part, model.card.hybrid)
+    return float(training.errors(model.network, split)[0].mean())
+
+
+def steps_to(curve: Sequence[float | None], steps: int, level: float) -> float:
+    """Updates until the error of a curve (one value per epoch, `steps` in all) first falls to `level`; inf if never.
+
+    Between two epochs the logarithm of the error is taken as linear; before the first one nothing is known.
+    """
+    values = np.array([math.inf if v is None else v for v in curve], dtype=float)
+    each = steps / max(len(values), 1)
+    below = np.flatnonzero(values <= level)
+    if len(below) == 0:
+        return math.inf
+    k = int(below[0])
+    if k == 0 or not math.isfinite(values[k - 1]) or level <= 0:
+        return each * (k + 1)
+    fraction = math.log(values[k - 1] / level) / math.log(values[k - 1] / values[k]) if values[k] > 0 else 1.0
+    return each * (k + fraction)
+
+
+def _fitting(options: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Options of the plain network leave with it, when another model is asked for that has no such option."""
+    known = training.models.options_of(options["model"])
+    return {k: v for k, v in options.items() if k in asked or k not in ("width", "blocks", "dilations") or k in known}
