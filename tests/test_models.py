@@ -21,6 +21,8 @@ SMALL = {
     "unet": {"width": 4, "levels": 2, "normalisation": "batch"},
     "resnet": {"width": 6, "blocks": 2, "normalisation": "spectral"},
     "deeponet": {"width": 4, "basis": 8, "levels": 2},
+    "convlstm": {"width": 4, "levels": 2},
+    "attention": {"width": 8, "heads": 2, "blocks": 1, "local": 4},
     "graph": {"width": 6, "cycles": 2, "levels": 2, "depth": 1, "coarse": 1},
 }
 
@@ -55,6 +57,22 @@ def test_a_network_answers_in_the_shape_of_the_grid(name, shape):
     network = models.build(name, fields.channels(len(shape)), 3, shape, **SMALL[name]).eval()
     with torch.no_grad():
         out = network(torch.randn(2, fields.channels(len(shape)), *shape), torch.randn(2, 3, *shape))
+    assert out.shape == (2, 1, *shape)
+    assert torch.isfinite(out).all()
+
+
+@every_model
+@pytest.mark.parametrize("shape", [(13,), (6, 9), (4, 5, 6)], ids=str)
+@pytest.mark.parametrize("k", [2, 5])
+def test_a_network_answers_frames_in_the_shape_of_the_grid(name, shape, k):
+    rng = np.random.default_rng(0)
+    inputs = fields.from_frames(np.arange(float(k)), rng.normal(size=(2, k, *shape)))
+    channels = inputs.coefficients.shape[1], inputs.forcing.shape[1]
+    assert fields.frames_in(*channels) == k
+    assert not fields.frames_in(fields.channels(len(shape)), fields.FORCINGS + 1)
+    torch.manual_seed(0)
+    network = models.build(name, *channels, shape, **SMALL[name]).eval()
+    out = answer(network, inputs)
     assert out.shape == (2, 1, *shape)
     assert torch.isfinite(out).all()
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from diffsim.errors import ProblemError
 
+from .attention import AttentionNetwork
+from .convlstm import ConvLSTMNetwork
 from .deeponet import DeepONetwork
 from .fno import FourierNetwork
 from .graph import GraphNetwork
@@ -27,6 +29,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "resnet": ResidualNetwork,
     "deeponet": DeepONetwork,
     "graph": GraphNetwork,
+    "convlstm": ConvLSTMNetwork,
+    "attention": AttentionNetwork,
 }
 
 

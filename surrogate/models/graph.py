@@ -45,9 +45,20 @@ class Level:
     logs: torch.Tensor
     parents: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
-    def summed(self, values: torch.Tensor, nodes: torch.Tensor, size: int | None = None) -> torch.Tensor:
-        """Sums of rows over the nodes they belong to."""
-        return values.new_zeros(self.size if size is None else size, values.shape[1]).index_add(0, nodes, values)
+    def gathered(self, values: torch.Tensor, end: int) -> torch.Tensor:
+        """Sums over nodes of the rows of the edges that begin (end 0) or end (end 1) there."""
+        return _summed(values, self.ends[end], self.size)
+
+
+def _summed(values: torch.Tensor, places: torch.Tensor, size: int) -> torch.Tensor:
+    return values.new_zeros(size, values.shape[1]).index_add(0, places, values)
+
+
+def _averaged(values: torch.Tensor, fine: Level, coarse: Level) -> torch.Tensor:
+    """Means of rows of nodes over the blocks they are part of."""
+    return _summed(values, fine.parents, coarse.size) / _summed(
+        values.new_ones(fine.size, 1), fine.parents, coarse.size
+    )
 
 
 def graphs_of(coefficients: torch.Tensor, levels: int, frames: int) -> tuple[torch.Tensor, list[Level]]:
@@ -105,7 +116,7 @@ def _coarsen(graphs: list[Level], places: torch.Tensor) -> torch.Tensor:
     between = first != second
     key = torch.minimum(first, second) * size + torch.maximum(first, second)
     names, edges = key[between].unique(return_inverse=True)
-    conductances = fine.summed(fine.logs[between].exp(), edges, len(names))
+    conductances = _summed(fine.logs[between].exp(), edges, len(names))
     ends = names // max(size, 1), names % max(size, 1)
     graphs.append(Level(size, ends, conductances.log()))
     coarse = blocks.new_zeros(size, blocks.shape[1])
@@ -114,10 +125,11 @@ def _coarsen(graphs: list[Level], places: torch.Tensor) -> torch.Tensor:
 
 
 class Flows(nn.Module):
-    """``h + W2 (div (a * grad W1 h) + b * W1 h)``: linear in h; a lives on edges, b on nodes."""
+    """``h + W2 (b * W1 h + div (a * grad W1 h) / neighbours)``: linear in h; a lives on edges, b on nodes."""
 
-    def __init__(self, width: int, gain: float):
+    def __init__(self, width: int, neighbours: int, gain: float):
         super().__init__()
+        self.neighbours = neighbours
         self.inner = nn.Linear(width, width, bias=False)
         self.outer = nn.Linear(width, width, bias=False)
         scaled_normal_(self.outer.weight, gain)
@@ -128,7 +140,7 @@ class Flows(nn.Module):
         y = self.inner(h)
         first, second = graph.ends
         flow = edges * (y.index_select(0, second) - y.index_select(0, first))
-        return h + self.outer(nodes * y + graph.summed(flow, first) - graph.summed(flow, second))
+        return h + self.outer(nodes * y + (graph.gathered(flow, 0) - graph.gathered(flow, 1)) / self.neighbours)
 
 
 class Encoder(nn.Module):
@@ -153,24 +165,22 @@ class Encoder(nn.Module):
             both = lambda y, c=conductance, i=first, j=second: y.index_select(0, i) + y.index_select(0, j) + c  # noqa: E731
             for send, receive in zip(self.send[level], self.receive[level], strict=True):
                 message = functional.gelu(both(send(z)))
-                z = z + receive(functional.gelu(graph.summed(message, first) + graph.summed(message, second)))
+                z = z + receive(functional.gelu(graph.gathered(message, 0) + graph.gathered(message, 1)))
             features.append((functional.gelu(z), self.edge[level](functional.gelu(both(z)))))
             if len(graph.parents):
-                size = graphs[level + 1].size
-                counts = graph.summed(torch.ones_like(z[:, :1]), graph.parents, size)
-                z = graph.summed(z, graph.parents, size) / counts
+                z = _averaged(z, graph, graphs[level + 1])
         return features
 
 
 class Cycle(nn.Module):
     """One V-cycle over all graphs."""
 
-    def __init__(self, width: int, levels: int, coarse: int, gain: float):
+    def __init__(self, width: int, neighbours: int, levels: int, coarse: int, gain: float):
         super().__init__()
         fine = range(levels - 1)
-        self.before = nn.ModuleList(Flows(width, gain) for _ in fine)
-        self.after = nn.ModuleList(Flows(width, gain) for _ in fine)
-        self.coarse = nn.ModuleList(Flows(width, gain) for _ in range(coarse))
+        self.before = nn.ModuleList(Flows(width, neighbours, gain) for _ in fine)
+        self.after = nn.ModuleList(Flows(width, neighbours, gain) for _ in fine)
+        self.coarse = nn.ModuleList(Flows(width, neighbours, gain) for _ in range(coarse))
         self.restrict = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in fine)
         self.prolong = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in fine)
         for transfer in self.prolong:
@@ -182,7 +192,7 @@ class Cycle(nn.Module):
         for level, (smooth, restrict) in enumerate(zip(self.before, self.restrict, strict=True)):
             h = smooth(h, graphs[level], features[level])
             down.append(h)
-            h = graphs[level].summed(restrict(h), graphs[level].parents, graphs[level + 1].size)
+            h = _averaged(restrict(h), graphs[level], graphs[level + 1])
         for smooth in self.coarse:
             h = smooth(h, graphs[len(down)], features[len(down)])
         for level in reversed(range(len(down))):
@@ -226,7 +236,7 @@ class GraphNetwork(nn.Module):
         gain = 1 / math.sqrt(2 * cycles)
         self.encoder = Encoder(coefficients if self.frames else 3, width, self.levels, depth)
         self.lift = nn.Linear(forcing, width, bias=False)
-        self.cycles = nn.ModuleList(Cycle(width, self.levels, coarse, gain) for _ in range(cycles))
+        self.cycles = nn.ModuleList(Cycle(width, 2 * len(shape), self.levels, coarse, gain) for _ in range(cycles))
         self.head = nn.Linear(width, 1, bias=False)
         for p in (*self.lift.parameters(), *self.encoder.stem.parameters(), *self.head.parameters()):
             p.plain = True  # first and last layers: see optimizers.Muon

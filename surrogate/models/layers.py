@@ -59,6 +59,31 @@ def levels_for(shape: tuple[int, ...], most: int, coarsest: int = 4) -> int:
     return max(1, min(most, 1 + int(math.log2(max(1, min(shape) / coarsest)))))
 
 
+def steps_of(coefficients: torch.Tensor, forcing: torch.Tensor, frames: int) -> torch.Tensor:
+    """The channels of `surrogate.fields` as a sequence, (n, steps, channels, *shape).
+
+    A step is a frame: values, rates since the frame before, its time from 0 to 1, and what was observed. Where there are
+    no frames, all channels are one step.
+    """
+    if not frames:
+        return torch.cat([coefficients, forcing], dim=1)[:, None]
+    values, rates = forcing[:, :frames], forcing[:, frames : 2 * frames - 1]
+    clock, seen = coefficients[:, 2 * frames : 3 * frames - 2], coefficients[:, -1:]
+    start = torch.zeros_like(seen)
+    rates, clock = torch.cat([start, rates], dim=1), torch.cat([start, clock, start + 1], dim=1)
+    return torch.stack([values, rates, clock, seen.expand_as(values)], dim=2)
+
+
+def channels_per_step(coefficients: int, forcing: int, frames: int) -> int:
+    """Channels of one step of `steps_of`."""
+    return 4 if frames else coefficients + forcing
+
+
+def start_of(forcing: torch.Tensor, frames: int) -> torch.Tensor | float:
+    """What a network of frames corrects: their extrapolation, the last channel; 0 where there are no frames."""
+    return forcing[:, -1:] if frames else 0.0
+
+
 NORMALISATIONS = ("none", "batch", "layer", "instance", "group", "weight", "spectral", "standardised")
 
 
