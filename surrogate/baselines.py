@@ -4,6 +4,7 @@ Every baseline is a function of the training arrays (or of nothing) and the test
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,16 +30,35 @@ def nearest_neighbour(train: dict[str, np.ndarray], items: Sequence[Item]) -> np
     return train["u"][distance.argmin(axis=1)]
 
 
-def pod_ridge(train: dict[str, np.ndarray], items: Sequence[Item], modes: int = 64) -> np.ndarray:
-    """Ridge regression from the input to the leading modes of the labels; the penalty by leave-one-out error.
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """``label = mean + (input - center) @ weights @ shapes``: a linear map into the leading modes of the labels.
+
+    Attributes
+    ----------
+    center, mean
+        Means of inputs (p,) and labels (q,).
+    weights, shapes
+        (p, modes) and (modes, q).
+    """
+
+    center: np.ndarray
+    mean: np.ndarray
+    weights: np.ndarray
+    shapes: np.ndarray
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Labels (n, q) of inputs (n, p)."""
+        return self.mean + (inputs - self.center) @ self.weights @ self.shapes
+
+
+def fit_ridge(inputs: np.ndarray, labels: np.ndarray, modes: int = 64) -> Ridge:
+    """Ridge regression from inputs (n, p) to the leading modes of labels (n, q); the penalty by leave-one-out error.
 
     The leave-one-out residuals come in closed form from the kernel matrix (Golub, Heath & Wahba 1979).
     """
-    known, asked = _inputs(train), _inputs(_arrays(items))
-    center = known.mean(axis=0)
-    known, asked = known - center, asked - center
-    labels = train["u"].reshape(len(known), -1)
-    mean = labels.mean(axis=0)
+    center, mean = inputs.mean(axis=0), labels.mean(axis=0)
+    known = inputs - center
     left, values, right = np.linalg.svd(labels - mean, full_matrices=False)
     amplitudes, shapes = (left * values)[:, :modes], right[:modes]
     kernel = known @ known.T
@@ -53,8 +73,13 @@ def pod_ridge(train: dict[str, np.ndarray], items: Sequence[Item], modes: int = 
         return weights, float(((weights / inverse_diagonal[:, None]) ** 2).sum())
 
     best, _ = min((weights_and_error(ridge) for ridge in _RIDGES), key=lambda pair: pair[1])
-    predicted = mean + (asked @ known.T / scale) @ best @ shapes
-    return predicted.reshape(len(items), *train["u"].shape[1:])
+    return Ridge(center, mean, known.T @ best / scale, shapes)
+
+
+def pod_ridge(train: dict[str, np.ndarray], items: Sequence[Item], modes: int = 64) -> np.ndarray:
+    """Ridge regression from log D and f (or the frames) to the leading modes of the labels: see `fit_ridge`."""
+    ridge = fit_ridge(_inputs(train), train["u"].reshape(len(train["u"]), -1), modes)
+    return ridge(_inputs(_arrays(items))).reshape(len(items), *train["u"].shape[1:])
 
 
 def coarse_solve(items: Sequence[Item], factor: int = 2) -> np.ndarray:

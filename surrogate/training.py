@@ -162,7 +162,7 @@ def train(
         "coefficients" (the problem is known) or "transient" (its first frames are).
     minutes, epochs
         The budget: time, or passes over the training split (default 100). The schedule of the learning rate fits it.
-        Given both, epochs shape the schedule and minutes only end it.
+        Given both, epochs shape the schedule and minutes only end it. Models with a closed form ("pod-ridge") need none.
     out
         Folder for checkpoints; None keeps nothing.
     progress
@@ -214,7 +214,15 @@ class _Run:
         self.card, self.settings, self.seed, self.threads = card, settings, seed, threads
         self.rule, self.own = rule, own
         self.network = card.build().train()
+        self.closed = hasattr(self.network, "fit")  # a closed form instead of steps
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        if self.closed:
+            self.parameters, items, epochs, minutes = (
+                [nn.Parameter(torch.zeros(()))],
+                1,
+                1,
+                None,
+            )  # no optimizer takes none
         self.optimizer = rule.build(self.parameters, settings.lr, settings.weight_decay, **own)
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.weights = {name: w.clone() for name, w in self.network.state_dict().items()}  # running average
@@ -274,6 +282,8 @@ class _Run:
     def epoch(self, epoch: int, data: "_Examples") -> None:
         """The rest of one pass over the data. Order and noise depend on (seed, epoch) alone."""
         settings = self.settings
+        if self.closed:
+            return self._fit(data)
         if self.offset == 0:
             self.entered = self.progress()
             torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
@@ -288,6 +298,13 @@ class _Run:
             if self.seconds is not None and self.elapsed >= self.seconds:
                 return
         self.offset = 0
+
+    def _fit(self, data: "_Examples") -> None:
+        """All there is to do for a model with a closed form, instead of an epoch."""
+        self.network.fit(data.coefficients, data.forcing, data.target)
+        self.done = 1
+        for name, w in self.network.state_dict().items():
+            self.weights[name].copy_(w)
 
     def _step(self, batch: "_Batch", items: np.ndarray) -> None:
         settings = self.settings

@@ -21,6 +21,7 @@ SMALL = {
     "unet": {"width": 4, "levels": 2, "normalisation": "batch"},
     "resnet": {"width": 6, "blocks": 2, "normalisation": "spectral"},
     "deeponet": {"width": 4, "basis": 8, "levels": 2},
+    "pod-ridge": {"modes": 3},
     "convlstm": {"width": 4, "levels": 2},
     "attention": {"width": 8, "heads": 2, "blocks": 1, "local": 4},
     "graph": {"width": 6, "cycles": 2, "levels": 2, "depth": 1, "coarse": 1},

@@ -96,6 +96,53 @@ def test_training_beats_the_mean_field_on_what_it_has_not_seen():
     assert error(model.fields(test.problems), truth) < 0.5 * error([mean] * len(truth), truth)
 
 
+def test_a_closed_form_is_fitted_stored_and_predicts_by_the_same_calls(tmp_path):
+    """With more modes than items, and labels that are linear in the source, ridge regression finds the solution operator."""
+    grid = Grid(shape=(6,), lengths=(1.0,))
+    source = np.random.default_rng(0).normal(size=(80, 6))
+    problems = [Problem(grid, diffusivity=2.0, source=f, boundary={"x": Dirichlet(0.0)}) for f in source]
+    operator = discretize(problems[0])
+    u = np.linalg.solve(operator.matrix().toarray(), (source * operator.volumes.ravel()).T).T
+    data = sg.Dataset.from_arrays(problems, u)
+    model = sg.train(data, model="pod-ridge", modes=8, out=tmp_path, progress=False)
+    test = data.subset("test")
+    assert error(model.fields(test.problems), test.arrays()["u"]) < 1e-4
+    assert model.card.trained["status"] == "finished"
+    assert len(model.history) == 1
+    called = []
+    again = sg.train(data, model="pod-ridge", modes=8, out=tmp_path, progress=called.append)
+    assert called == []
+    for one in (again, sg.load(tmp_path)):
+        assert_equal_weights(one, model)
+        np.testing.assert_array_equal(one.fields(test.problems), model.fields(test.problems))
+    with pytest.raises(StoreError, match="options.modes was 8, now 4"):
+        sg.train(data, model="pod-ridge", modes=4, out=tmp_path, progress=False)
+    with pytest.raises(ProblemError, match=r"grids of \(6,\) cells only"):
+        model.fields([problems[0].with_(grid=Grid(shape=(7,), lengths=(1.0,)), source=1.0)])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("convlstm", {"width": 8, "levels": 2}),
+        ("attention", {"width": 16, "blocks": 1, "heads": 2, "patch": 2, "local": 8}),
+        ("graph", {"width": 8, "cycles": 1, "levels": 2}),
+    ],
+)
+def test_every_network_learns_from_frames(name, options):
+    model = sg.train(Frames(40), model=name, task="transient", epochs=8, progress=False, **options)
+    assert model.history[-1]["validation_l2"] < 0.8 * model.history[0]["validation_l2"]
+    assert model.history[-1]["train_l2"] < 0.8 * model.history[0]["train_l2"]
+
+
+def test_a_closed_form_beats_the_last_frame():
+    data = Frames()
+    model = sg.train(data, model="pod-ridge", task="transient", progress=False)
+    items = [data[i] for i in data.indices("test")]
+    t, frames, truth = (np.stack([getattr(i, key) for i in items]) for key in ("times", "frames", "u"))
+    assert error(model.from_frames(t, frames), truth) < 0.5 * error(frames[:, -1], truth)
+
+
 def test_transients_beat_the_exponential_extrapolation():
     data = Frames()
     model = sg.train(data, task="transient", epochs=12, width=12, cycles=2, levels=2, depth=1, progress=False)

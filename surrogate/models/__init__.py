@@ -2,7 +2,8 @@
 
 Every network is built as ``Network(coefficients, forcing, shape, **options)`` and called as
 ``network(coefficients (n, C, *shape), forcing (n, R, *shape)) -> (n, 1, *shape)``, all float32 and free of units
-(`surrogate.fields`). Options have defaults; `build` refuses unknown ones.
+(`surrogate.fields`). Options have defaults; `build` refuses unknown ones. A network with a method
+``fit(coefficients, forcing, target)`` has a closed form: `train` calls it instead of an optimizer.
 """
 
 import inspect
@@ -19,6 +20,7 @@ from .fno import FourierNetwork
 from .graph import GraphNetwork
 from .layers import lay_out
 from .multigrid import MultigridNetwork
+from .pod_ridge import RidgeNetwork
 from .resnet import ResidualNetwork
 from .unet import UNetwork
 
@@ -31,6 +33,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "graph": GraphNetwork,
     "convlstm": ConvLSTMNetwork,
     "attention": AttentionNetwork,
+    "pod-ridge": RidgeNetwork,
 }
 
 
