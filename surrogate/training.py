@@ -283,7 +283,8 @@ class _Run:
         """The rest of one pass over the data. Order and noise depend on (seed, epoch) alone."""
         settings = self.settings
         if self.closed:
-            return self._fit(data)
+            self._fit(data)
+            return
         if self.offset == 0:
             self.entered = self.progress()
             torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
