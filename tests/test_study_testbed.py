@@ -7,6 +7,7 @@ import pytest
 
 from diffsim.errors import ProblemError
 from surrogate.study import testbed
+from surrogate.study.claim import Records
 
 TINY = {"items": 8, "epochs": 2, "width": 4, "blocks": 1}
 
@@ -75,3 +76,9 @@ def test_steps_to_a_level():
     assert testbed.steps_to(curve, 40, 1e-3) == math.inf
     assert testbed.steps_to([None, 0.5], 20, 0.6) == 20
     assert testbed.steps_to([], 0, 1.0) == math.inf
+
+
+def test_the_step_size_is_chosen_on_the_validation_split_and_must_not_fail():
+    rows = [(0.1, 0.5, 0.1), (0.2, 0.3, 0.9), (0.3, 0.1, 0.0), (0.3, None, 0.0)]
+    records = Records({"lr": lr, "validation": v, "test": t, "seed": i} for i, (lr, v, t) in enumerate(rows))
+    assert testbed.tuned(records).distinct("lr") == [0.2]

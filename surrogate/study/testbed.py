@@ -20,7 +20,7 @@ from .. import training
 from ..checkpoint import Surrogate
 from ..dataset import Dataset
 from ..sampling import Spec
-from .claim import Case
+from .claim import Case, Records
 
 RESOLUTION = 16
 VALIDATION, TEST = 32, 64  # items; the same ones for every size of the training split
@@ -142,6 +142,16 @@ def steps_to(curve: Sequence[float | None], steps: int, level: float) -> float:
         return each * (k + 1)
     fraction = math.log(values[k - 1] / level) / math.log(values[k - 1] / values[k]) if values[k] > 0 else 1.0
     return each * (k + fraction)
+
+
+def tuned(records: Records, over: str = "lr", by: str = "validation") -> Records:
+    """The rows at the step size whose mean validation error over the seeds is least; a failed seed rules it out."""
+
+    def score(value) -> float:
+        mean = float(records.where(**{over: value})[by].mean())
+        return mean if math.isfinite(mean) else math.inf
+
+    return records.where(**{over: min(records.distinct(over), key=score)})
 
 
 def _fitting(options: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
