@@ -82,3 +82,12 @@ def test_the_step_size_is_chosen_on_the_validation_split_and_must_not_fail():
     rows = [(0.1, 0.5, 0.1), (0.2, 0.3, 0.9), (0.3, 0.1, 0.0), (0.3, None, 0.0)]
     records = Records({"lr": lr, "validation": v, "test": t, "seed": i} for i, (lr, v, t) in enumerate(rows))
     assert testbed.tuned(records).distinct("lr") == [0.2]
+
+
+def test_watching_a_training_shows_every_step_of_the_same_training():
+    case = {"seed": 0, **TINY, "batch": 4, "optimizer": "sgd", "lr": 0.05, "warmup": 0.0, "schedule": "constant"}
+    reports = testbed.watched(case)
+    assert len(reports) == testbed.trial(case)["steps"] == 4
+    for layer in reports[0]:  # plain descent: the update is the step size times the gradient
+        assert layer.update_ratio * layer.weight == pytest.approx(0.05 * layer.gradient, rel=1e-3, abs=1e-7)
+    assert [layer.weight for layer in reports[0]] != [layer.weight for layer in reports[1]]

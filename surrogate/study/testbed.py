@@ -12,13 +12,15 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 import diffsim as ds
 from diffsim.errors import ConvergenceError, ProblemError
 
 from .. import training
-from ..checkpoint import Surrogate
+from ..checkpoint import Card, Surrogate
 from ..dataset import Dataset
+from ..monitors import LayerReport, Layers
 from ..sampling import Spec
 from .claim import Case, Records
 
@@ -78,12 +80,7 @@ def trained(case: Case, data: Dataset | None = None, **fixed) -> tuple[Surrogate
     fixed
         More options, the same for all cases; the case has the last word.
     """
-    options = {k: v for k, v in {**fixed, **case}.items() if k not in _LABELS}
-    chosen = {k: options.pop(k) for k in _OF_DATA if k in options}
-    if data is not None and chosen:
-        raise ProblemError(f"the case chooses data ({', '.join(chosen)}), but data were given as well; leave one out.")
-    data = dataset(**chosen) if data is None else data
-    options = _fitting({**PLAIN, **options}, options)
+    data, options = _call(case, data, fixed)
     history: list[dict] = []
     start = time.process_time()
     try:
@@ -100,6 +97,29 @@ def trained(case: Case, data: Dataset | None = None, **fixed) -> tuple[Surrogate
     if model is None or failed:
         return None, outcome
     return model, outcome | {"train": error(model, data, "train"), "test": error(model, data, "test")}
+
+
+def watched(case: Case, data: Dataset | None = None, **fixed) -> list[list[LayerReport]]:
+    """The same training as `trained`, seen from inside: after every step a report per parameter. Nothing is validated."""
+    data, options = _call(case, data, fixed)
+    model, epochs, seed = options.pop("model"), options.pop("epochs"), options.pop("seed", 0)
+    settings, rule, own, of_network = training._sorted_options(model, options)
+    split = training._examples(data, "coefficients", "train", settings.hybrid, settings.items)
+    card = Card(model, of_network, "coefficients", *split.channels, split.shape, settings.hybrid)
+    reports: list[list[LayerReport]] = []
+
+    class Watched(training._Run):
+        def _step(self, batch, items):
+            layers = Layers(self.network)
+            layers.before()
+            super()._step(batch, items)
+            reports.append(layers.after())
+
+    with torch.random.fork_rng(devices=[]), training._threads(settings.threads, 0) as threads:
+        run = Watched(card, settings, rule, own, seed, threads, len(split), epochs, None)
+        for epoch in run.epochs_left():
+            run.epoch(epoch, split)
+    return reports
 
 
 def trial(case: Case, data: Dataset | None = None, **fixed) -> dict[str, Any]:
@@ -154,7 +174,14 @@ def tuned(records: Records, over: str = "lr", by: str = "validation") -> Records
     return records.where(**{over: min(records.distinct(over), key=score)})
 
 
-def _fitting(options: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """Options of the plain network leave with it, when another model is asked for that has no such option."""
-    known = training.models.options_of(options["model"])
-    return {k: v for k, v in options.items() if k in asked or k not in ("width", "blocks", "dilations") or k in known}
+def _call(case: Case, data: Dataset | None, fixed: dict[str, Any]) -> tuple[Dataset, dict[str, Any]]:
+    """Data and options of `train`. Options of the plain network leave with it, where another model has no such option."""
+    asked = {k: v for k, v in {**fixed, **case}.items() if k not in _LABELS}
+    chosen = {k: asked.pop(k) for k in _OF_DATA if k in asked}
+    if data is not None and chosen:
+        raise ProblemError(f"the case chooses data ({', '.join(chosen)}), but data were given as well; leave one out.")
+    plain = PLAIN
+    if (model := asked.get("model", PLAIN["model"])) != PLAIN["model"]:
+        foreign = set(training.models.options_of(PLAIN["model"])) - set(training.models.options_of(model))
+        plain = {k: v for k, v in PLAIN.items() if k not in foreign}
+    return dataset(**chosen) if data is None else data, {**plain, **asked}
