@@ -91,3 +91,11 @@ def test_watching_a_training_shows_every_step_of_the_same_training():
     for layer in reports[0]:  # plain descent: the update is the step size times the gradient
         assert layer.update_ratio * layer.weight == pytest.approx(0.05 * layer.gradient, rel=1e-3, abs=1e-7)
     assert [layer.weight for layer in reports[0]] != [layer.weight for layer in reports[1]]
+
+
+def test_steps_are_timed_from_update_to_update_and_the_hooks_are_gone_afterwards():
+    case = {"seed": 0, **TINY, "batch": 2}
+    seconds = testbed.step_seconds(case)
+    assert len(seconds) == 2 * 3 and min(seconds) > 0  # 4 steps per epoch, the first of each left out
+    testbed.trial(case)
+    assert len(seconds) == 6

@@ -6,21 +6,23 @@ unless the experiment is about it. One training takes about a second of one core
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import diffsim as ds
 from diffsim.errors import ConvergenceError, ProblemError
 
 from .. import training
-from ..checkpoint import Card, Surrogate
+from ..checkpoint import Surrogate
 from ..dataset import Dataset
-from ..monitors import LayerReport, Layers
+from ..monitors import LayerReport
 from ..sampling import Spec
 from .claim import Case, Records
 
@@ -100,26 +102,67 @@ def trained(case: Case, data: Dataset | None = None, **fixed) -> tuple[Surrogate
 
 
 def watched(case: Case, data: Dataset | None = None, **fixed) -> list[list[LayerReport]]:
-    """The same training as `trained`, seen from inside: after every step a report per parameter. Nothing is validated."""
+    """The training of `trained`, seen from inside: after every step a report per parameter, in the network's order.
+
+    Raises
+    ------
+    ConvergenceError
+        If the training fails.
+    """
     data, options = _call(case, data, fixed)
-    model, epochs, seed = options.pop("model"), options.pop("epochs"), options.pop("seed", 0)
-    settings, rule, own, of_network = training._sorted_options(model, options)
-    split = training._examples(data, "coefficients", "train", settings.hybrid, settings.items)
-    card = Card(model, of_network, "coefficients", *split.channels, split.shape, settings.hybrid)
-    reports: list[list[LayerReport]] = []
+    old: list[torch.Tensor] = []
+    numbers: list[list[tuple[float, float, float]]] = []
+    rms = lambda x: float(x.square().mean().sqrt())  # noqa: E731
 
-    class Watched(training._Run):
-        def _step(self, batch, items):
-            layers = Layers(self.network)
-            layers.before()
-            super()._step(batch, items)
-            reports.append(layers.after())
+    def before(optimizer, _args, _options):
+        old[:] = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
 
-    with torch.random.fork_rng(devices=[]), training._threads(settings.threads, 0) as threads:
-        run = Watched(card, settings, rule, own, seed, threads, len(split), epochs, None)
-        for epoch in run.epochs_left():
-            run.epoch(epoch, split)
-    return reports
+    def after(optimizer, _args, _options):
+        now = [p for group in optimizer.param_groups for p in group["params"]]
+        numbers.append([(rms(o), rms(p.grad), rms(p.detach() - o)) for p, o in zip(now, old, strict=True)])
+
+    with _hooked(before, after):
+        model = training.train(data, progress=False, **options)
+    names = [name for name, _ in model.network.named_parameters()]
+    return [
+        [
+            LayerReport(name, weight, gradient, update / weight if weight > 0 else math.inf)
+            for name, (weight, gradient, update) in zip(names, step, strict=True)
+        ]
+        for step in numbers
+    ]
+
+
+def step_seconds(case: Case, data: Dataset | None = None, **fixed) -> list[float]:
+    """Processor seconds of every step of a training but the first of each epoch: from update to update, nothing else."""
+    data, options = _call(case, data, fixed)
+    seconds: list[float] = []
+    last = math.nan
+
+    def after(_optimizer, _args, _options):
+        nonlocal last
+        now = time.process_time()
+        seconds.append(now - last)
+        last = now
+
+    def at_the_end_of_an_epoch(_line):
+        nonlocal last
+        last = math.nan  # validation is no part of the next step
+
+    with _hooked(lambda *_: None, after):
+        training.train(data, progress=at_the_end_of_an_epoch, **options)
+    return [s for s in seconds if s == s]
+
+
+@contextmanager
+def _hooked(before: Callable, after: Callable) -> Iterator[None]:
+    """Around every update of every optimizer."""
+    handles = (register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def trial(case: Case, data: Dataset | None = None, **fixed) -> dict[str, Any]:
@@ -142,9 +185,18 @@ def trial(case: Case, data: Dataset | None = None, **fixed) -> dict[str, Any]:
 
 
 def error(model: Surrogate, data: Dataset, part: str) -> float:
-    """Mean relative L2 error of a model on a split."""
-    split = training._examples(data, model.task, part, model.card.hybrid)
-    return float(training.errors(model.network, split)[0].mean())
+    """Mean relative L2 error of a model on a split, in physical units."""
+    items = [data[int(i)] for i in data.indices(part)]
+    if model.task == "transient":
+        fields = model.from_frames(np.stack([item.times for item in items]), np.stack([item.frames for item in items]))
+    else:
+        fields = model.fields([item.problem for item in items])
+    return float(np.mean([relative(u, item.u) for u, item in zip(fields, items, strict=True)]))
+
+
+def relative(u: np.ndarray, truth: np.ndarray) -> float:
+    """L2 error over the L2 norm of the truth; cells where a field is NaN (voids) are left out."""
+    return math.sqrt(np.nansum((u - truth) ** 2) / np.nansum(truth**2))
 
 
 def steps_to(curve: Sequence[float | None], steps: int, level: float) -> float:

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
 
+from ...dataset import Dataset
 from ...optimizers import OPTIMIZERS
 from ..claim import Case, Check, Claim, Finding, Records
 from ..statistics import compare, interval, spread
-from ..testbed import trial, tuned
+from ..testbed import joined, pairs, step_seconds, steps_to, trial, tuned, watched
 
 SEEDS = {"quick": 2, "full": 5}
 SMALL = {"width": 8, "blocks": 3, "epochs": 12}  # of testbed.PLAIN's network: 96 steps in half a second
@@ -199,7 +201,7 @@ def _drag_judge(records: Records) -> Finding:
         f"step sizes tuned, its error is {faster['sgd']} times that of gradient descent, {faster['momentum']} of momentum, "
         f"{faster['adagrad']} of AdaGrad, {faster['rmsprop']} of RMSProp, {faster['adam']} of Adam: better than "
         f"{_listed(beaten)}, worse than {_listed(ahead)}. Among many wells it misses the deepest less often than "
-        f"{_listed(freer)}. It depends on the rival."
+        f"{_listed(freer)}.{' It depends on the rival.' if verdict == 'depends' else ''}"
     )
     head = (
         "method",
@@ -302,4 +304,319 @@ size of the steps, and of lowering it slowly, more than of inertia.""",
     draw=_drag_draw,
 )
 
-CLAIMS: tuple[Claim, ...] = (DRAG,)
+# --- (8) limits and equal pace ----------------------------------------------------------------------------------------
+
+# name -> options of training
+PACES: dict[str, dict] = {
+    "plain": {},
+    "clip": {"clip": 1.0},
+    "clip per unit": {"clip_ratio": 0.1},
+    "equal layers": {"equalise": True},
+}
+# (base, variants, step sizes)
+PACE_ARMS = (
+    ("sgd", ("plain", "clip", "clip per unit", "equal layers"), (0.1, 0.3, 1.0, 3.0)),
+    ("adam", ("plain", "clip", "equal layers"), (0.01, 0.03, 0.1)),
+    ("muon", ("plain",), (0.02, 0.05, 0.1)),
+)
+SPIKED = ("plain", "clip")  # variants that also train on data with spikes
+SPIKE = 0.02  # four of 64 labels are that small: their relative errors, and gradients, are 50 times the others'
+
+
+@lru_cache(maxsize=1)
+def _spiked() -> Dataset:
+    problems, u = pairs("darcy", 64)
+    u = u.copy()
+    u[::16] *= SPIKE
+    return joined((problems, u), *(pairs("darcy", n, part) for n, part in ((32, "validation"), (64, "test"))))
+
+
+def _pace_cases(profile: str) -> list[dict]:
+    seeds = range(SEEDS[profile])
+    cases: list[dict] = []
+    for base, variants, grid in PACE_ARMS:
+        for variant in variants:
+            cases += [{"part": "pace", "base": base, "variant": variant, "seed": seed} for seed in seeds]
+            for data in ("clean", "spiked") if variant in SPIKED and base != "muon" else ("clean",):
+                cases += [
+                    {"part": data, "base": base, "variant": variant, "lr": lr, "seed": seed}
+                    for lr in (grid if profile == "full" else grid[1:2])
+                    for seed in seeds
+                ]
+    return cases
+
+
+def _pace_measure(case: Case) -> dict:
+    options = {"seed": case["seed"], "optimizer": case["base"], **SMALL, **PACES[case["variant"]]}
+    if case["part"] == "pace":
+        reports = watched(options | {"epochs": 1, "warmup": 0.0, "schedule": "constant"})
+        return {"gradients": _unevenness(reports, "gradient"), "updates": _unevenness(reports, "update_ratio")}
+    return trial(options | {"lr": case["lr"]}, _spiked() if case["part"] == "spiked" else None)
+
+
+def _unevenness(reports, column: str) -> float:
+    """Standard deviation over the kernels of log10 of a column, averaged over the steps: 1 is a spread of a decade."""
+    rows = [[getattr(r, column) for r in step if r.name.endswith("weight")] for step in reports]
+    logs = np.log10(np.maximum(np.array(rows), 1e-30))
+    return float(logs.std(axis=1).mean())
+
+
+def _pace_judge(records: Records) -> Finding:
+    arms = [(base, variant) for base, variants, _ in PACE_ARMS for variant in variants]
+    chosen = {(base, v): tuned(records.where(part="clean", base=base, variant=v)) for base, v in arms}
+    error = {arm: rows.by_seed("test") for arm, rows in chosen.items()}
+    # Muon is itself a normalised update; the plain method beside it is Adam, which also moves its first and last layers
+    rival = lambda base: ("adam" if base == "muon" else base, "plain")  # noqa: E731
+    normalised = [arm for arm in arms if arm[1] != "plain" or arm[0] == "muon"]
+    gain = {arm: compare(error[arm], error[rival(arm[0])]) for arm in normalised}
+    pace = {arm: records.where(part="pace", base=arm[0], variant=arm[1]) for arm in arms}
+    rows = tuple(
+        (
+            *arm,
+            f"{chosen[arm].distinct('lr')[0]:g}",
+            _usable(records.where(part="clean", base=arm[0], variant=arm[1])),
+            spread(chosen[arm]["test"]),
+            str(gain[arm]) if arm in gain else "1",
+            f"{pace[arm]['gradients'].mean():.2f}",
+            f"{pace[arm]['updates'].mean():.2f}",
+        )
+        for arm in arms
+    )
+    spikes = {
+        base: [tuned(records.where(part="spiked", base=base, variant=v)).by_seed("test") for v in ("clip", "plain")]
+        for base in ("sgd", "adam")
+    }
+    rescued = {base: compare(*errors) for base, errors in spikes.items()}
+    everything = [*gain.values(), *rescued.values()]
+    better = [f"{base}, {variant}" for (base, variant), c in gain.items() if c.smaller]
+    worse = [f"{base}, {variant}" for (base, variant), c in gain.items() if c.larger]
+    if all(c.smaller for c in everything):
+        verdict = "supported"
+    elif not any(c.smaller for c in everything):
+        verdict = "refuted"
+    else:
+        verdict = "depends"
+    because = (
+        f"At equal steps and each at its best step size the error falls beyond chance with: {_listed(better)}; it rises with: "
+        f"{_listed(worse)}. Muon is {gain['muon', 'plain']} times Adam, equal layers "
+        f"{gain['sgd', 'equal layers']} times plain descent, clipping {gain['sgd', 'clip']}. With a few labels that make "
+        f"spikes of the gradient, clipping is {rescued['sgd']} times plain descent and {rescued['adam']} times plain Adam."
+        + (" It depends on the base method and on whether gradients have spikes." if verdict == "depends" else "")
+    )
+    level = records.where(part="pace", base="sgd", variant="equal layers")["gradients"].max()
+    check = Check("spread of log10 gradients over layers, equal layers", float(level), 0.0, 1e-5)
+    head = ("base", "variant", "lr", "usable lr", "test error", "over plain", "spread of gradients", "of updates")
+    return Finding(verdict, because, head, rows, (check,))
+
+
+def _usable(records: Records) -> str:
+    """From which to which step size of the grid the mean error stays within 1.5 times the best."""
+    means = {lr: float(records.where(lr=lr)["test"].mean()) for lr in records.distinct("lr")}
+    finite = [m for m in means.values() if math.isfinite(m)]
+    good = [lr for lr, mean in means.items() if finite and mean <= 1.5 * min(finite)]
+    return f"{min(good):g} to {max(good):g}" if good else "none"
+
+
+def _pace_draw(records: Records, figure) -> None:
+    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
+    colors = {"sgd": "tab:blue", "adam": "tab:orange", "muon": "tab:green"}
+    marks = {"plain": "o-", "clip": "s--", "clip per unit": "^:", "equal layers": "v-."}
+    for base, variants, _ in PACE_ARMS:
+        for variant in variants:
+            rows = records.where(part="clean", base=base, variant=variant)
+            steps = rows.distinct("lr")
+            means = [rows.where(lr=lr)["test"].mean() for lr in steps]
+            left.plot(steps, means, marks[variant], ms=4, lw=1.2, color=colors[base], label=f"{base}, {variant}")
+            pace = records.where(part="pace", base=base, variant=variant)
+            right.plot(pace["gradients"], pace["updates"], marks[variant][0], ms=5, color=colors[base], alpha=0.8)
+    left.set(
+        xscale="log", yscale="log", xlabel="step size", ylabel="test error", title="after equal steps (gaps: diverged)"
+    )
+    left.legend(fontsize=6.5, ncols=2)
+    right.set(
+        xlabel="spread of gradients over layers [decades]",
+        ylabel="spread of relative updates [decades]",
+        title="how evenly the layers learn",
+    )
+
+
+PACE = Claim(
+    number=8,
+    name="equal-pace",
+    says="Clipping the gradient, and normalising the update so that all layers learn at the same pace, helps",
+    hypothesis=(
+        "Added to gradient descent or Adam, each at its own best step size, clipping of the joint norm, clipping per unit, or "
+        "gradients of equal size in all layers lower the test error after equal steps; so does Muon against Adam; and clipping "
+        "does so where a few labels make spikes of the gradient. Supported if all of them do (95 % interval of the paired "
+        "ratio below 1), refuted if none does, else it depends."
+    ),
+    settings=(
+        "Residual network of 8 channels and 3 blocks, 64 Darcy fields of 16², batches of 8, 96 steps, cosine schedule; joint "
+        "norm at most 1, unit norm at most 0.1 of its weights'; step size chosen of 3 or 4 on the validation split; 5 seeds. "
+        f"Spikes: 4 of the 64 labels multiplied by {SPIKE:g}, so that their relative errors are about {1 / SPIKE:g} times the "
+        "others'. Spread: standard deviation over kernels of log10 of the root mean square, over the first epoch."
+    ),
+    why="""\
+Clipping is a limit on the distance of one step, not on the sharpness that a step may meet. While the norm stays below the
+limit it does nothing; while it stays above, it turns descent into steps of fixed length, whose best lr is another. Its use is
+insurance: a rare batch with a gradient fifty times the usual one would undo the progress of fifty steps, and cutting it costs
+nothing, because such a gradient says little about the mean. That is the case of heavy-tailed gradients, for which clipped descent
+has proven rates and plain descent has none (Zhang et al. 2020). Adam does something like it by itself, but with a memory: a
+spike stays in its running mean of squares for 1/(1 - β2) steps and shrinks the steps that follow.
+
+Layers differ because the gradient of each is a product of the Jacobians of the others. Where the sizes differ by decades,
+a step size right for one is wrong for most. Dividing each layer's gradient by its own size makes it right for all at once, at
+a price: a layer that has converged, whose gradient should vanish, is kept moving by its noise. So the joint norm is kept here, and
+only its distribution is changed.
+
+Equal *gradients* are not equal *pace*: pace is the update over the weight. Muon goes further and gives equal
+speed to all directions within a layer (all singular values of the update about one): it is steepest descent in the spectral norm,
+which is how a layer acts on the next. What helps is thus not that numbers are equal, but that the step is measured in the
+norm in which the loss is smooth.""",
+    cases=_pace_cases,
+    measure=_pace_measure,
+    judge=_pace_judge,
+    draw=_pace_draw,
+)
+
+
+# --- (21) what stability costs ----------------------------------------------------------------------------------------
+
+# name -> (options of training, step sizes); "plain" is gradient descent without any of them
+STABILISERS: dict[str, tuple[dict, tuple[float, ...]]] = {
+    "plain": ({"optimizer": "sgd"}, (0.1, 0.2, 0.4)),
+    "clip": ({"optimizer": "sgd", "clip": 1.0}, (0.1, 0.3, 1.0)),
+    "clip per unit": ({"optimizer": "sgd", "clip_ratio": 0.1}, (0.1, 0.3, 1.0)),
+    "equal layers": ({"optimizer": "sgd", "equalise": True}, (0.1, 0.3, 1.0)),
+    "drag": ({"optimizer": "drag"}, (0.3, 0.6, 1.0)),
+    "average": ({"optimizer": "sgd", "average": 0.9}, (0.1, 0.3, 1.0)),
+    "adam": ({"optimizer": "adam"}, (0.01, 0.03, 0.1)),
+    "muon": ({"optimizer": "muon"}, (0.02, 0.05, 0.1)),
+    "group norm": ({"optimizer": "sgd", "normalisation": "group"}, (0.1, 0.3, 1.0)),
+    "spectral norm": ({"optimizer": "sgd", "normalisation": "spectral"}, (0.1, 0.3, 1.0)),
+}
+
+
+def _cost_cases(profile: str) -> list[dict]:
+    seeds = range(SEEDS[profile])
+    names = list(STABILISERS) if profile == "full" else ["plain", "drag", "adam", "muon"]
+    cases: list[dict] = [{"part": "seconds", "variant": name, "repeats": 3} for name in names]
+    for name in names:
+        grid = STABILISERS[name][1]
+        cases += [
+            {"part": "steps", "variant": name, "lr": lr, "seed": seed}
+            for lr in (grid if profile == "full" else grid[1:2])
+            for seed in seeds
+        ]
+    return cases
+
+
+def _cost_measure(case: Case) -> dict:
+    options, _ = STABILISERS[case["variant"]]
+    if case["part"] == "steps":
+        return trial({"seed": case["seed"], "lr": case["lr"], **options, **SMALL})
+    plain, _ = STABILISERS["plain"]
+    pooled: tuple[list[float], list[float]] = ([], [])
+    for _ in range(case["repeats"]):  # side by side, so that whatever slows the machine slows both
+        for seconds, means in zip(pooled, (plain, options), strict=True):
+            seconds += step_seconds({"seed": 0, "lr": 1e-3, **SMALL, "epochs": 3, **means})
+    reference, own = (float(np.quantile(seconds, 0.1)) for seconds in pooled)
+    return {"seconds": own, "ratio": own / reference}
+
+
+def _cost_judge(records: Records) -> Finding:
+    names = records.where(part="steps").distinct("variant")
+    chosen = {name: tuned(records.where(part="steps", variant=name)) for name in names}
+    ratio = {row["variant"]: row["ratio"] for row in records.where(part="seconds")}
+    level = {int(row["seed"]): min(row["curve"]) for row in chosen["plain"]}  # what plain descent reaches, per seed
+    steps = {
+        name: {int(r["seed"]): steps_to(r["curve"], r["steps"], level[int(r["seed"])]) for r in chosen[name]}
+        for name in names
+    }
+    rivals = [name for name in names if name != "plain"]
+    saved = {name: compare(steps[name], steps["plain"]) for name in rivals}
+    net = {name: compare({s: n * ratio[name] for s, n in steps[name].items()}, steps["plain"]) for name in rivals}
+    pays = [name for name in rivals if net[name].smaller and not net[name].lost]
+    loses = [name for name in rivals if net[name].larger or net[name].lost == len(steps[name])]
+    verdict = "supported" if len(pays) == len(rivals) else "depends" if pays else "refuted"
+    best = min(rivals, key=lambda name: net[name].ratio if net[name].seeds and not net[name].lost else math.inf)
+    dearest = max(rivals, key=ratio.__getitem__)
+    because = (
+        f"A step costs from {min(ratio[n] for n in rivals):.2f} to {ratio[dearest]:.2f} times a plain one ({dearest}). To the "
+        f"error at which plain descent ends, the processor time is less with {_listed(pays)} ({best}: {net[best]} times), and "
+        f"more, or the error is not reached, with {_listed(loses)}."
+        + (" It depends on the means." if verdict == "depends" else "")
+    )
+    rows = tuple(
+        (
+            name,
+            f"{chosen[name].distinct('lr')[0]:g}",
+            f"{ratio[name]:.2f}",
+            spread(chosen[name]["test"]),
+            _reached(saved[name]) if name in saved else "1",
+            _reached(net[name]) if name in net else "1",
+        )
+        for name in names
+    )
+    head = ("means", "lr", "time per step over plain", "test error", "steps to plain's error", "time to plain's error")
+    return Finding(verdict, because, head, rows)
+
+
+def _reached(c) -> str:
+    return str(c) + (f" ({c.lost} of {c.lost + c.seeds} never)" if c.lost else "")
+
+
+def _cost_draw(records: Records, figure) -> None:
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    ratio = {row["variant"]: row["ratio"] for row in records.where(part="seconds")}
+    names = list(ratio)
+    left.barh(names, [ratio[name] for name in names], color="tab:gray")
+    left.axvline(1, color="k", lw=0.8)
+    left.invert_yaxis()
+    left.set(xlabel="processor time per step, plain = 1", title="price")
+    left.tick_params(axis="y", labelsize=8)
+    for k, name in enumerate(names):
+        rows = tuned(records.where(part="steps", variant=name))
+        curves = np.array([row["curve"] for row in rows if not row["failed"]], dtype=float)
+        if len(curves):
+            time = ratio[name] * max(row["steps"] for row in rows) / curves.shape[1] * np.arange(1, curves.shape[1] + 1)
+            style = {"color": "k", "lw": 2.2} if name == "plain" else {"color": f"C{k % 10}", "lw": 1.2}
+            right.plot(time, np.exp(np.log(curves).mean(0)), label=name, **style)
+    right.set(yscale="log", xlabel="processor time [plain steps]", ylabel="validation error", title="what it buys")
+    right.legend(fontsize=7, ncols=2)
+
+
+COST = Claim(
+    number=21,
+    name="price-of-stability",
+    says="Means that stabilise a training cost extra time, which faster convergence repays",
+    hypothesis=(
+        "For each means, processor time per step (relative to plain gradient descent, measured side by side) times the steps "
+        "it needs to the error at which plain descent ends is below that of plain descent. Supported if this holds for all "
+        "means (95 % interval of the paired ratio below 1, reached for all seeds), refuted if for none, else it depends."
+    ),
+    settings=(
+        "Residual network of 8 channels and 3 blocks, 64 Darcy fields of 16², batches of 8, 96 steps, cosine schedule, step "
+        "size of each chosen of 3 on the validation split, 5 seeds; processor seconds of one thread per step, the lowest "
+        "tenth of 63 steps, alternating with plain ones."
+    ),
+    why="""\
+The price of a step is that of the forward and backward passes, which are convolutions over a batch of fields, plus what is done
+once per weight: a norm (clipping), a running mean (momentum, drag, averages), a running mean of squares and a root (Adam). The
+second part does not grow with the number of cells or the size of the batch, so it is visible in a network as small as this
+one, and vanishes on a real grid. Dearer are what works on activations (normalisation: once per cell and channel, forward and
+backward) and what multiplies matrices of weights (Muon's five Newton-Schulz steps, the power iteration of a spectral norm).
+
+The gain is a matter of the condition number. Descent needs about κ ln(1/ε) steps on a quadratic, inertia √κ ln(1/ε), and a
+good preconditioner brings κ itself down; for κ in the hundreds that is a factor against some ten percent of price. A limit that
+is seldom reached (clipping) buys nothing in a training that does not blow up: it is insurance, and pays in another currency.
+
+A fair account uses equal time, not equal steps, and each method's own step size: most published gains shrink when the rival is
+tuned as well (Schmidt, Schneider & Hennig 2021).""",
+    cases=_cost_cases,
+    measure=_cost_measure,
+    judge=_cost_judge,
+    draw=_cost_draw,
+)
+
+CLAIMS: tuple[Claim, ...] = (DRAG, PACE, COST)
