@@ -13,7 +13,6 @@ from diffsim.data import number
 from diffsim.errors import ProblemError
 from diffsim.problem import Problem
 
-from . import fields
 from .checkpoint import Surrogate
 from .models.layers import laid_out
 from .predict import Prediction, predict
@@ -97,7 +96,7 @@ class Adaptive:
 
     def _learn(self) -> None:
         problems, labels = (list(column) for column in zip(*self._known, strict=True))
-        inputs = fields.from_problems(problems)
+        inputs = self.surrogate.card.inputs(problems)
         target = torch.from_numpy(inputs.normalised(np.stack(labels)))
         active = [np.ones(p.grid.shape, bool) if p.active is None else p.active for p in problems]
         mask = torch.from_numpy(np.stack(active)[:, None].astype(np.float32))

@@ -6,7 +6,8 @@ whole by itself, replaced atomically and sealed with a digest, so a kill between
 that loads and resumes. Neither can hold code.
 """
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from diffsim import store
 from diffsim.errors import ProblemError, StoreError
+from diffsim.problem import Problem
 
 from . import fields as encoding
 from . import models
@@ -42,6 +44,10 @@ class Card:
         Cells of the grids it was trained on.
     hybrid
         The network also gets the equilibrium on cells that many times wider; 0: it does not.
+    exact_sides, bounded
+        Values on sides hold exactly; answers stay inside the range of the maximum principle. See `fields.from_problems`.
+    periodic
+        Per axis: the network closes across its seam.
     trained
         How: settings, data, budget used, errors on the validation split.
     """
@@ -53,11 +59,19 @@ class Card:
     forcing: int
     shape: tuple[int, ...]
     hybrid: int = 0
+    exact_sides: bool = False
+    bounded: bool = False
+    periodic: tuple[bool, ...] = ()
     trained: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
         """The network, with fresh weights."""
-        return models.build(self.model, self.coefficients, self.forcing, self.shape, **self.options)
+        sizes = self.coefficients, self.forcing, self.shape
+        return models.build(self.model, *sizes, self.periodic, self.exact_sides, **self.options)
+
+    def inputs(self, problems: Sequence[Problem]) -> encoding.Fields:
+        """Problems as this network reads them."""
+        return encoding.from_problems(problems, self.hybrid, self.exact_sides, self.bounded)
 
     @classmethod
     def read(cls, record: Any, path: Path) -> "Card":
@@ -66,8 +80,8 @@ class Card:
         missing = [key for key in required if not isinstance(record, dict) or key not in record]
         if missing:
             raise StoreError(f"{path} holds no model of this package: its card lacks {', '.join(missing)}.")
-        optional = {key: record[key] for key in ("hybrid", "trained") if key in record}
-        return cls(**{**{key: record[key] for key in required}, "shape": tuple(record["shape"])}, **optional)
+        known = {key: record[key] for key in (f.name for f in fields(cls)) if key in record}
+        return cls(**{**known, "shape": tuple(record["shape"]), "periodic": tuple(record.get("periodic", ()))})
 
 
 class Surrogate:
@@ -95,7 +109,7 @@ class Surrogate:
         """
         problems = list(problems)
         self._needs("coefficients", "problems")
-        u = self._run(encoding.from_problems(problems, self.card.hybrid), batch)
+        u = self._run(self.card.inputs(problems), batch)
         for answer, problem in zip(u, problems, strict=True):
             if problem.active is not None:
                 answer[~problem.active] = np.nan

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffsim.operator import discretize
+from diffsim.operator import Operator, discretize
 from diffsim.problem import Problem
 
 
@@ -15,13 +15,16 @@ def relative_residual(problem: Problem, u: np.ndarray) -> float:
     return float(np.linalg.norm(np.where(operator.free, forcing - image, 0.0))) / scale
 
 
-def extrema_excess(problem: Problem, u: np.ndarray) -> float:
-    """How far `u` leaves the range that the maximum principle allows, relative to the size of u; 0 where it obeys.
+def extrema(operator: Operator) -> tuple[float, float]:
+    """The range that the maximum principle allows the equilibrium; infinite ends where it says nothing.
 
     With no source an equilibrium stays between the smallest and the largest value imposed on it; a source of one sign
-    relaxes one of the two bounds. Imposed fluxes of either sign do the same.
+    relaxes one of the two bounds. Imposed fluxes of either sign do the same. Where no value is imposed on a part of the
+    domain, nothing is known of it.
     """
-    operator = discretize(problem)
+    problem = operator.problem
+    if not operator.components[2].all():
+        return -np.inf, np.inf
     imposed, pushes_up, pushes_down = [], False, False
     for wall in operator.walls:
         conducting = wall.g > 0
@@ -33,13 +36,20 @@ def extrema_excess(problem: Problem, u: np.ndarray) -> float:
     source = np.asarray(problem.source(0.0))
     pushes_up, pushes_down = pushes_up or bool((source > 0).any()), pushes_down or bool((source < 0).any())
     values = np.concatenate(imposed) if imposed else np.empty(0)
+    if not values.size:  # no cell is free
+        return -np.inf, np.inf
+    return -np.inf if pushes_down else float(values.min()), np.inf if pushes_up else float(values.max())
+
+
+def extrema_excess(problem: Problem, u: np.ndarray) -> float:
+    """How far `u` leaves the range that the maximum principle allows, relative to the size of u; 0 where it obeys."""
+    operator = discretize(problem)
+    lower, upper = extrema(operator)
     inside = operator.enter(u)[operator.free]
-    if not values.size or not inside.size:
+    if not inside.size:
         return 0.0
-    size = max(float(np.abs(inside).max()), float(np.abs(values).max())) or 1.0
-    below = 0.0 if pushes_down else float(values.min()) - float(inside.min())
-    above = 0.0 if pushes_up else float(inside.max()) - float(values.max())
-    return max(0.0, below, above) / size
+    size = max(float(np.abs(inside).max()), *(abs(x) for x in (lower, upper) if np.isfinite(x)), 0.0) or 1.0
+    return max(0.0, lower - float(inside.min()), float(inside.max()) - upper) / size
 
 
 def faults(problem: Problem, u: np.ndarray, residual_limit: float | None) -> list[str]:

@@ -11,6 +11,10 @@ The network's output is multiplied by the norm and the reference added. Hence, f
 scaling D, h and b by c, sources and fluxes by s, and values by s/c scales the prediction by s/c, and adding a constant
 to all values adds it to the prediction, both to rounding.
 
+Two things more can be had on request: values on sides that hold exactly, because the output is multiplied by a function
+that vanishes there and added to one that has these values; and answers inside the range that the maximum principle
+allows, non-negative for non-negative data among others.
+
 Frames of a trajectory (task "transient") are divided by their root mean square, times by the last one: scaling
 values, or the unit of time, scales the prediction exactly too.
 """
@@ -26,6 +30,7 @@ from diffsim.operator import Operator, discretize
 from diffsim.problem import Problem
 
 from .baselines import coarse_solve
+from .checks import extrema
 from .dataset import Item
 
 FORCINGS = 3  # channels of the right-hand side: sources and losses, imposed values, imposed fluxes
@@ -34,20 +39,22 @@ RESPONSE = 1 / 25  # root mean square of u in a unit square with D = f = 1 and z
 
 @dataclass(frozen=True, eq=False)
 class Fields:
-    """A batch in the network's units; ``u = reference + scale * network(coefficients, forcing)``.
+    """A batch in the network's units; ``u = reference + scale * network(coefficients, forcing)``, inside `limits`.
 
     Attributes
     ----------
     coefficients
         (n, C, *shape) float32. The first ``4 ndim`` channels belong to directions, in the order (axis, low/high): the
-        log conductances of the faces, then their kinds (1 a wall that conducts, -1 closed, 0 an inner face). For frames
-        there are none of these.
+        log conductances of the faces, then their kinds (1 a wall that conducts, -1 closed, 0 an inner face). Sinks and
+        which cells are free follow, and the envelope where sides are exact. For frames there are none of these.
     forcing
         (n, R, *shape) float32; u depends on it linearly.
     scale, reference
-        (n,) float64, in the units of u.
+        (n,) float64, in the units of u; the reference is (n, *shape) where sides are exact.
     directional
         Number of leading channels of `coefficients` that turn with the grid.
+    limits
+        (n, 2) lowest and highest u that answers may have; None sets none.
     """
 
     coefficients: np.ndarray
@@ -55,6 +62,7 @@ class Fields:
     scale: np.ndarray
     reference: np.ndarray
     directional: int
+    limits: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scale)
@@ -65,15 +73,20 @@ class Fields:
 
     def normalised(self, u: np.ndarray) -> np.ndarray:
         """Fields in physical units (n, *shape) as the network should give them, (n, 1, *shape) float32; voids 0."""
-        column = (-1,) + (1,) * len(self.shape)
         safe = np.where(self.scale > 0, self.scale, 1.0)
-        inner = (np.asarray(u) - self.reference.reshape(column)) / safe.reshape(column)
+        inner = (np.asarray(u) - self._column(self.reference)) / self._column(safe)
         return np.nan_to_num(inner, nan=0.0)[:, None].astype(np.float32)
 
     def physical(self, output: np.ndarray) -> np.ndarray:
         """The network's output (n, 1, *shape) in physical units, (n, *shape) float64."""
-        column = (-1,) + (1,) * len(self.shape)
-        return self.reference.reshape(column) + self.scale.reshape(column) * output[:, 0].astype(np.float64)
+        u = self._column(self.reference) + self._column(self.scale) * output[:, 0].astype(np.float64)
+        if self.limits is None:
+            return u
+        return np.clip(u, self._column(self.limits[:, 0]), self._column(self.limits[:, 1]))
+
+    def _column(self, values: np.ndarray) -> np.ndarray:
+        """One number per item, or one field, ready to meet fields."""
+        return values.reshape((-1,) + (1,) * len(self.shape)) if values.ndim == 1 else values
 
 
 def channels(ndim: int) -> int:
@@ -87,11 +100,20 @@ def frames_in(coefficients: int, forcing: int) -> int:
     return frames if not odd and coefficients == 3 * frames - 1 else 0
 
 
-def from_problems(problems: Sequence[Problem], coarse: int = 0) -> Fields:
+def from_problems(
+    problems: Sequence[Problem], coarse: int = 0, exact_sides: bool = False, bounded: bool = False
+) -> Fields:
     """The fields of problems on grids of one shape.
 
-    With ``coarse = k`` the forcing has one channel more: the equilibrium on cells k times wider, solved and interpolated.
-    It is linear in the right-hand side too, and scales with it.
+    Parameters
+    ----------
+    coarse
+        k > 0: the forcing has one channel more, the equilibrium on cells k times wider, solved and interpolated. It is
+        linear in the right-hand side too, and scales with it.
+    exact_sides
+        The coefficients have one channel more, the envelope of `anchored`, and the reference is its lift.
+    bounded
+        Answers are cut to the range that the maximum principle allows, which never takes them further from the truth.
 
     Raises
     ------
@@ -110,17 +132,49 @@ def from_problems(problems: Sequence[Problem], coarse: int = 0) -> Fields:
     n, ndim = len(problems), len(shape)
     coefficients = np.empty((n, channels(ndim), *shape), np.float32)
     forcing = np.empty((n, FORCINGS, *shape), np.float32)
-    scale, reference = np.empty(n), np.empty(n)
+    scale, reference, limits = np.empty(n), np.empty(n), np.empty((n, 2))
     for i, problem in enumerate(problems):
         operator = _steady(problem)
         mean = _mean_conductance(operator)
         coefficients[i] = _coefficients(operator, mean)
         forcing[i], scale[i], reference[i] = _forcing(operator, mean)
-    inputs = Fields(coefficients, forcing, scale, reference, directional=4 * ndim)
+        if bounded:
+            limits[i] = extrema(operator)
+    inputs = Fields(coefficients, forcing, scale, reference, directional=4 * ndim, limits=limits if bounded else None)
+    if exact_sides:
+        pairs = [anchored(problem, constant) for problem, constant in zip(problems, reference, strict=True)]
+        envelopes, lifts = (np.stack(column) for column in zip(*pairs, strict=True))
+        coefficients = np.concatenate([coefficients, envelopes[:, None].astype(np.float32)], axis=1)
+        inputs = replace(inputs, coefficients=coefficients, reference=lifts)
     if coarse:
         guess = coarse_solve([Item(problem, np.empty(0)) for problem in problems], coarse)
         inputs = replace(inputs, forcing=np.concatenate([forcing, inputs.normalised(guess)], axis=1))
     return inputs
+
+
+def anchored(problem: Problem, otherwise: float) -> tuple[np.ndarray, np.ndarray]:
+    """(envelope, lift), both of the grid's shape, for sides that hold values.
+
+    The envelope is a product over these sides of ``1 - (1 - 2 d)^2``, 1 from the middle of the box on, d the distance to
+    the side over the length of the box: it vanishes linearly at the side, and is positive elsewhere. The lift is the mean
+    of the sides' values weighted by 1/d^2 (inverse-distance interpolation: Rvachev et al. 2001), and has these values at
+    the sides. Without such sides they are 1 and the constant `otherwise`.
+    """
+    grid = problem.grid
+    envelope, weighted, weights = np.ones(grid.shape), np.zeros(grid.shape), np.zeros(grid.shape)
+    for axis, name in enumerate(grid.axes):
+        for end, wall in (("-", grid.edges[axis][0]), ("+", grid.edges[axis][-1])):
+            side = problem.boundary[name + end]
+            if side.kind != "value":
+                continue
+            distance = np.abs(grid.centers[axis] - wall) / grid.lengths[axis]
+            distance = distance.reshape([-1 if a == axis else 1 for a in range(grid.ndim)])
+            shape = grid.side_shape(name + end)
+            value = np.asarray(side.terms(name + end, shape)[1](0.0), dtype=float)
+            value = np.expand_dims(np.broadcast_to(value, shape), axis)
+            envelope = envelope * (1 - (1 - 2 * np.minimum(distance, 0.5)) ** 2)
+            weighted, weights = weighted + value / distance**2, weights + 1 / distance**2
+    return envelope, np.where(weights > 0, weighted / np.where(weights > 0, weights, 1.0), otherwise)
 
 
 def _steady(problem: Problem) -> Operator:
@@ -288,12 +342,13 @@ class Symmetry:
         return turned[:, blocks + list(range(directional, batch.shape[1]))]
 
 
-def symmetries(shape: tuple[int, ...]) -> list[Symmetry]:
+def symmetries(shape: tuple[int, ...], periodic: tuple[bool, ...] = ()) -> list[Symmetry]:
     """All symmetries of a box of that many cells per axis: flips, and reorderings of axes of equal length.
 
-    Conductances travel with the cells, so each is exact for any geometry: it only renumbers the graph. The identity is
-    the first.
+    Axes that a network closes across their seam (`periodic`) change places among themselves only. Conductances travel
+    with the cells, so each is exact for any geometry: it only renumbers the graph. The identity is the first.
     """
     ndim = len(shape)
-    orders = [o for o in permutations(range(ndim)) if all(shape[o[a]] == shape[a] for a in range(ndim))]
+    alike = list(zip(shape, periodic or (False,) * ndim, strict=True))
+    orders = [o for o in permutations(range(ndim)) if all(alike[o[a]] == alike[a] for a in range(ndim))]
     return [Symmetry(flips, order) for order in orders for flips in product((False, True), repeat=ndim)]

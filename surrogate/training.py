@@ -31,6 +31,8 @@ _CHOICES = {
     "clock": ("wall", "cpu"),
 }
 _MAY_CHANGE = ("minutes ", "settings.threads ", "settings.clock ")  # from one session of a training to the next
+_OF_PROBLEMS = ("hybrid", "exact_sides", "bounded")  # settings that need to know the problem
+_NEWER = {"exact_sides": False, "bounded": False, "periodic": []}  # in cards, since the first version
 _FRACTIONS = ("weight_decay", "warmup", "curriculum", "average")
 
 
@@ -44,6 +46,11 @@ class Settings:
         Items per step.
     hybrid
         Also give the network the equilibrium on cells that many times wider, solved: it then corrects a coarse solve.
+    exact_sides
+        Values on sides hold exactly: the output is multiplied by a function that vanishes there.
+    bounded
+        Answers are cut to the range that the maximum principle allows (non-negative for non-negative data). Training
+        does not see it.
     items
         Train on the first that many items of the training split; 0: on all.
     optimizer, lr, weight_decay
@@ -84,6 +91,8 @@ class Settings:
 
     batch: int = 10
     hybrid: int = 0
+    exact_sides: bool = False
+    bounded: bool = False
     items: int = 0
     optimizer: str = "muon"
     lr: float | None = None
@@ -181,12 +190,17 @@ def train(
     """
     settings, rule, own, network_options = _sorted_options(model, options)
     _check_budget(minutes, epochs, seed, task)
-    training = _examples(data, task, "train", settings.hybrid, settings.items)
-    validation = _examples(data, task, "validation", settings.hybrid)
-    card = Card(model, network_options, task, *training.channels, training.shape, settings.hybrid)
+    training = _examples(data, task, "train", settings, settings.items)
+    validation = _examples(data, task, "validation", settings)
+    structure = {key: getattr(settings, key) for key in _OF_PROBLEMS}
+    card = Card(
+        model, network_options, task, *training.channels, training.shape, **structure, periodic=training.periodic
+    )
+    card.build()  # what does not fit is refused before anything is written
     folder = Path(out) if out is not None else None
     call = {
-        "card": asdict(card) | {"shape": list(card.shape)}, "settings": asdict(settings), "optimizer": own, "epochs": epochs,
+        "card": asdict(card) | {"shape": list(card.shape), "periodic": list(card.periodic)},
+        "settings": asdict(settings), "optimizer": own, "epochs": epochs,
         "minutes": minutes if epochs is None else None, "seed": seed, "data": training.digest + validation.digest,
     }  # fmt: skip
     cells = settings.batch * math.prod(training.shape)
@@ -409,7 +423,9 @@ class _Run:
         needed = {"call", "counters", "elapsed", "random", "weights", "average", "best", "optimizer"}
         if missing := sorted(needed - state.keys()):
             raise StoreError(f"{folder / STATE} lacks {', '.join(missing)}; it is not the state of a training.")
-        if changes := [c for c in _differences(state["call"], call) if not c.startswith(_MAY_CHANGE)]:
+        then = state["call"]  # perhaps of a version that knew fewer options
+        then = {**then, "settings": asdict(Settings()) | then["settings"], "card": _NEWER | then["card"]}
+        if changes := [c for c in _differences(then, call) if not c.startswith(_MAY_CHANGE)]:
             raise StoreError(
                 f"{folder} holds a training with other settings: {'; '.join(changes)}. Call it as before to resume, or "
                 f"give another folder."
@@ -500,6 +516,7 @@ class _Examples:
     directional: int
     digest: str
     symmetries: list[encoding.Symmetry] = field(default_factory=list)
+    periodic: tuple[bool, ...] = ()  # per axis, where it is so in all items
 
     def __len__(self) -> int:
         return len(self.target)
@@ -519,7 +536,7 @@ class _Examples:
         return _Batch(turned(self.coefficients, self.directional), turned(self.forcing), turned(self.target), active)
 
 
-def _examples(data, task: str, part: str, hybrid: int, limit: int = 0) -> _Examples:
+def _examples(data, task: str, part: str, settings: Settings, limit: int = 0) -> _Examples:
     """One split of a dataset, or its first `limit` items, in the network's units."""
     if getattr(data, "task", "coefficients") != task and task == "transient":
         raise ProblemError(
@@ -536,17 +553,20 @@ def _examples(data, task: str, part: str, hybrid: int, limit: int = 0) -> _Examp
         )
     picked = [data[int(i)] for i in items]
     u = np.stack([item.u for item in picked])
-    if hybrid and task == "transient":
+    problems = [item.problem for item in picked]
+    if task == "transient" and (asked := [key for key in _OF_PROBLEMS if getattr(settings, key)]):
         raise ProblemError(
-            "train(hybrid=...) solves the problem on a coarse grid; with task 'transient' it is not known."
+            f"train({', '.join(asked)}) needs the problem: with task 'transient' neither sides nor coefficients are known."
         )
     if task == "coefficients":
-        inputs = encoding.from_problems([item.problem for item in picked], hybrid)
+        inputs = encoding.from_problems(
+            problems, coarse=settings.hybrid, exact_sides=settings.exact_sides, bounded=settings.bounded
+        )
     else:
         inputs = encoding.from_frames(
             np.stack([item.times for item in picked]), np.stack([item.frames for item in picked])
         )
-    active = np.stack([np.ones(u.shape[1:], bool) if (a := item.problem.active) is None else a for item in picked])
+    active = np.stack([np.ones(u.shape[1:], bool) if p.active is None else p.active for p in problems])
     if bad := [int(i) for i, x, a in zip(items, u, active, strict=True) if not np.isfinite(x[a]).all()]:
         raise ProblemError(f"the labels of items {bad} of {data!r} hold NaN or infinite values; leave these items out.")
     target = inputs.normalised(u)
@@ -555,8 +575,10 @@ def _examples(data, task: str, part: str, hybrid: int, limit: int = 0) -> _Examp
         digest.update(np.ascontiguousarray(array).tobytes())
     mask = None if active.all() else torch.from_numpy(active[:, None].astype(np.float32))
     coefficients, forcing, target = (torch.from_numpy(x) for x in (inputs.coefficients, inputs.forcing, target))
-    symmetries = encoding.symmetries(u.shape[1:])
-    return _Examples(coefficients, forcing, target, mask, inputs.directional, digest.hexdigest(), symmetries)
+    periodic = tuple(all(p.boundary[f"{a}-"].kind == "periodic" for p in problems) for a in problems[0].grid.axes)
+    periodic = periodic if any(periodic) else ()
+    symmetries = encoding.symmetries(u.shape[1:], periodic)
+    return _Examples(coefficients, forcing, target, mask, inputs.directional, digest.hexdigest(), symmetries, periodic)
 
 
 def _order(data: _Examples, settings: Settings, seed: int, epoch: int, progress: float) -> np.ndarray:

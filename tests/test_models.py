@@ -24,6 +24,7 @@ SMALL = {
     "pod-ridge": {"modes": 3},
     "convlstm": {"width": 4, "levels": 2},
     "attention": {"width": 8, "heads": 2, "blocks": 1, "local": 4},
+    "closure": {"width": 4, "depth": 1},
     "graph": {"width": 6, "cycles": 2, "levels": 2, "depth": 1, "coarse": 1},
 }
 
@@ -54,15 +55,18 @@ def plate(c=1.0, s=1.0, shift=0.0, shape=(12, 12), source=1.0, seed=0):
 @every_model
 @pytest.mark.parametrize("shape", [(13,), (12, 12), (9, 14), (6, 7, 8)], ids=str)
 def test_a_network_answers_in_the_shape_of_the_grid(name, shape):
+    rng = np.random.default_rng(0)
+    grid = Grid(shape=shape, lengths=(1.0,) * len(shape))
+    sides = {"x-": Dirichlet(1.0)}
+    problems = [Problem(grid, diffusivity=np.exp(rng.normal(size=shape)), source=k, boundary=sides) for k in (0.0, 1.0)]
     torch.manual_seed(0)
     network = models.build(name, fields.channels(len(shape)), 3, shape, **SMALL[name]).eval()
-    with torch.no_grad():
-        out = network(torch.randn(2, fields.channels(len(shape)), *shape), torch.randn(2, 3, *shape))
+    out = answer(network, fields.from_problems(problems))
     assert out.shape == (2, 1, *shape)
     assert torch.isfinite(out).all()
 
 
-@every_model
+@pytest.mark.parametrize("name", [n for n in models.MODELS if n != "closure"])
 @pytest.mark.parametrize("shape", [(13,), (6, 9), (4, 5, 6)], ids=str)
 @pytest.mark.parametrize("k", [2, 5])
 def test_a_network_answers_frames_in_the_shape_of_the_grid(name, shape, k):
@@ -438,3 +442,170 @@ def _laplacian(size, ends, conductances):
         matrix[i, j] -= g
         matrix[j, i] -= g
     return matrix
+
+
+# --- exact structure -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in models.MODELS if n not in ("deeponet", "attention", "pod-ridge")])
+def test_moving_along_a_periodic_axis_moves_the_answer(name):
+    """By whole blocks. Networks that know places (deeponet, attention, pod-ridge) cannot have this."""
+    rng = np.random.default_rng(0)
+    shape, sides = (16, 12), {"x": Periodic(), "y-": Dirichlet(1.0), "y+": Robin(h=2.0)}
+    grid, f = Grid(shape=shape, lengths=(2.0, 1.0)), rng.normal(size=shape)
+    d = np.exp(rng.normal(size=shape))
+    torch.manual_seed(0)
+    card = Card(name, SMALL[name], "coefficients", fields.channels(2), fields.FORCINGS, shape, periodic=(True, False))
+    model = Surrogate(card, card.build())
+    turn = lambda a: np.roll(a, 4, 0)  # noqa: E731
+    u, moved = model.fields(
+        [
+            Problem(grid, diffusivity=d, source=f, boundary=sides),
+            Problem(grid, diffusivity=turn(d), source=turn(f), boundary=sides),
+        ]
+    )
+    np.testing.assert_allclose(moved, turn(u), rtol=0, atol=2e-5 * np.abs(u).max())
+    if name not in ("graph", "closure"):  # which reads from the faces what the others must be told
+        torch.manual_seed(0)
+        network = models.build(name, fields.channels(2), fields.FORCINGS, shape, **SMALL[name]).eval()
+        open_ended = answer(network, fields.from_problems([Problem(grid, diffusivity=d, source=f, boundary=sides)]))
+        network.load_state_dict(model.network.state_dict())
+        moved = answer(
+            network, fields.from_problems([Problem(grid, diffusivity=turn(d), source=turn(f), boundary=sides)])
+        )
+        assert (moved - open_ended.roll(4, 2)).abs().max() > 1e-3 * open_ended.abs().max()
+
+
+@pytest.mark.parametrize("name", ["unet", "multigrid", "convlstm", "attention"])
+def test_blocks_that_do_not_close_across_a_seam_are_refused(name):
+    with pytest.raises(ProblemError, match="axis 1 is periodic with 13 cells"):
+        models.build(name, fields.channels(2), 3, (8, 13), periodic=(False, True), **SMALL[name])
+    network = models.build(name, fields.channels(2), 3, (8, 8), periodic=(False, True), **SMALL[name])
+    with pytest.raises(ProblemError, match="with 9 cells"):
+        network(torch.zeros(1, 10, 8, 9), torch.zeros(1, 3, 8, 9))
+
+
+def test_training_takes_periodic_axes_from_the_data_and_keeps_them(tmp_path):
+    import surrogate as sg
+
+    rng = np.random.default_rng(0)
+    grid = Grid(shape=(8, 8), lengths=(1.0, 1.0))
+    sides = {"x": Periodic(), "y": Dirichlet(0.0)}
+    problems = [
+        Problem(grid, diffusivity=np.exp(rng.normal(size=(8, 8))), source=1.0, boundary=sides) for _ in range(12)
+    ]
+    data = sg.Dataset.from_arrays(problems, rng.normal(size=(12, 8, 8)))
+    model = sg.train(data, epochs=1, out=tmp_path, progress=False, **SMALL["multigrid"])
+    assert model.card.periodic == (True, False)
+    again = load(tmp_path)
+    assert again.card.periodic == (True, False)
+    np.testing.assert_array_equal(again.fields(problems[:2]), model.fields(problems[:2]))
+    assert len(fields.symmetries((8, 8), (True, False))) == 4  # no exchange of the axes
+
+
+def envelope_of(problem):
+    inputs = fields.from_problems([problem], exact_sides=True)
+    return inputs.coefficients[0, -1], inputs.reference[0]
+
+
+@pytest.mark.parametrize("name", ["multigrid", "unet", "fno", "attention"])
+def test_values_on_sides_hold_exactly_however_wild_the_network(name):
+    """Half a cell from a wall the answer is off its value by at most 4 d / L times the largest output: 0 at the wall."""
+    for n in (8, 32, 64):
+        grid = Grid(shape=(n, 8), lengths=(2.0, 1.0))
+        along = np.linspace(1.0, 3.0, 8)
+        sides = {"x-": Dirichlet(along), "x+": Dirichlet(-4.0), "y-": Neumann(1.0)}
+        problem = Problem(grid, diffusivity=3.0, source=1.0, boundary=sides)
+        torch.manual_seed(0)
+        channels = fields.channels(2) + 1, fields.FORCINGS
+        card = Card(name, SMALL[name], "coefficients", *channels, grid.shape, exact_sides=True)
+        model = Surrogate(card, card.build())
+        for p in model.network.parameters():
+            p.data.mul_(3.0)
+        bare = models.build(name, *channels, grid.shape, **SMALL[name]).eval()
+        bare.load_state_dict(model.network.state_dict())
+        inputs = fields.from_problems([problem], exact_sides=True)
+        out, u = answer(bare, inputs)[0, 0].numpy(), model.fields([problem])[0]
+        lift = inputs.reference[0]
+        expected = lift + inputs.scale[0] * inputs.coefficients[0, -1] * out
+        np.testing.assert_allclose(u, expected, rtol=0, atol=1e-6 * np.abs(u).max())
+        reach = 4 * (0.5 / n) * inputs.scale[0] * np.abs(out).max()
+        for row, value in ((0, along), (-1, -4.0)):
+            np.testing.assert_allclose(
+                lift[row], value, rtol=0, atol=7 * (1 / (2 * n - 1)) ** 2
+            )  # weights 1 : (2n - 1)^2
+            assert np.abs(u[row] - lift[row]).max() <= reach * (1 + 1e-6)
+        assert np.abs(out).max() > 0.1
+
+
+def test_the_envelope_is_the_parabola_between_two_walls_and_one_where_nothing_is_held():
+    x = (np.arange(8) + 0.5) / 8
+    grid = Grid(shape=(8, 5), lengths=(3.0, 1.0))
+    both, lift = envelope_of(Problem(grid, diffusivity=1.0, source=1.0, boundary={"x": Dirichlet(2.0)}))
+    np.testing.assert_allclose(both, np.broadcast_to((4 * x * (1 - x))[:, None], (8, 5)), rtol=1e-6)
+    np.testing.assert_allclose(lift, 2.0, rtol=1e-14)
+    none, lift = envelope_of(Problem(grid, diffusivity=1.0, source=1.0, boundary={"x": Robin(h=1.0, ambient=2.0)}))
+    np.testing.assert_array_equal(none, 1.0)
+    np.testing.assert_allclose(lift, 2.0, rtol=1e-14)
+
+
+@every_model
+def test_equivariance_survives_exact_sides_and_bounds(name):
+    if name in ("pod-ridge", "closure"):
+        with pytest.raises(ProblemError, match="closed form|known problem"):
+            models.build(name, 11, 3, (12, 12), exact_sides=True)
+        return
+    torch.manual_seed(0)
+    channels = fields.channels(2) + 1, fields.FORCINGS
+    card = Card(name, SMALL[name], "coefficients", *channels, (12, 12), exact_sides=True, bounded=True)
+    model = Surrogate(card, card.build())
+    u = model.fields([plate()])[0]
+    for c, s, shift in ((7.3e5, 1.0, 0.0), (2.7e-4, 5.9e3, 0.0), (1.0, 1.0, 40.0)):
+        other = (model.fields([plate(c, s, shift)])[0] - shift) / (s / c)
+        np.testing.assert_allclose(other, u, rtol=0, atol=1e-5 * np.abs(u).max())
+
+
+@pytest.mark.parametrize(
+    ("given", "lower", "upper"),
+    [
+        ({"source": 2.0, "boundary": {"x-": Dirichlet(0.0), "y-": Neumann(1.0)}}, 0.0, np.inf),
+        ({"source": -2.0, "boundary": {"x-": Dirichlet(1.0), "x+": Robin(2.0, 3.0)}}, -np.inf, 3.0),
+        ({"boundary": {"x-": Dirichlet(1.0), "x+": Dirichlet(5.0)}}, 1.0, 5.0),
+        ({"boundary": {"x-": Dirichlet(1.0)}, "loss": 2.0, "ambient": -1.0}, -1.0, 1.0),
+        ({"source": np.linspace(-1, 1, 144).reshape(12, 12), "boundary": {"x": Dirichlet(0.0)}}, -np.inf, np.inf),
+        ({"boundary": {"y": Neumann(0.0)}}, -np.inf, np.inf),
+    ],
+)
+def test_bounded_answers_stay_where_the_maximum_principle_has_them(given, lower, upper):
+    grid = Grid(shape=(12, 12), lengths=(1.0, 1.0))
+    d = np.exp(np.random.default_rng(0).normal(size=grid.shape))
+    problem = Problem(grid, diffusivity=d, **given)
+    inputs = fields.from_problems([problem], bounded=True)
+    assert inputs.limits.tolist() == [[lower, upper]]
+    wild = 1e3 * np.random.default_rng(1).normal(size=(1, 1, 12, 12))
+    u = inputs.physical(wild)[0]
+    assert lower <= u.min() <= u.max() <= upper
+    if "y" in given.get("boundary", {}):
+        return  # no equilibrium to compare with
+    operator = discretize(problem)
+    exact = spsolve(operator.matrix().tocsc(), operator.forcing(0.0).ravel()).reshape(grid.shape)
+    assert lower - 1e-12 <= exact.min() <= exact.max() <= upper + 1e-12
+    free = fields.from_problems([problem]).physical(wild)[0]
+    assert np.linalg.norm(u - exact) <= np.linalg.norm(free - exact)
+
+
+def test_a_trained_model_is_not_negative_for_data_that_are_not(tmp_path):
+    import surrogate as sg
+
+    rng = np.random.default_rng(0)
+    grid = Grid(shape=(8, 8), lengths=(1.0, 1.0))
+    problems = [
+        Problem(grid, diffusivity=np.exp(rng.normal(size=(8, 8))), source=float(k % 2), boundary={"x": Dirichlet(0.0)})
+        for k in range(12)
+    ]
+    data = sg.Dataset.from_arrays(problems, -np.ones((12, 8, 8)))  # labels that ask for negative answers
+    free = sg.train(data, epochs=2, progress=False, **SMALL["multigrid"])
+    model = sg.train(data, epochs=2, out=tmp_path, bounded=True, progress=False, **SMALL["multigrid"])
+    assert free.fields(problems).min() < 0
+    for one in (model, load(tmp_path)):
+        assert one.fields(problems).min() == 0

@@ -471,8 +471,8 @@ def test_a_hybrid_starts_from_the_coarse_solve_and_reads_back_the_same(tmp_path)
     inputs = fields.from_problems(problems, coarse=2)
     np.testing.assert_allclose(inputs.physical(inputs.forcing[:, -1:]), coarse, rtol=1e-5)
     np.testing.assert_array_equal(sg.load(tmp_path).fields(problems), model.fields(problems))
-    with pytest.raises(ProblemError, match="not known"):
-        sg.train(Frames(), task="transient", epochs=1, hybrid=2, **TINY)
+    with pytest.raises(ProblemError, match=r"train\(hybrid, bounded\) needs the problem"):
+        sg.train(Frames(), task="transient", epochs=1, hybrid=2, bounded=True, **TINY)
 
 
 def test_no_name_means_two_options():

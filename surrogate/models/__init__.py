@@ -14,6 +14,7 @@ from torch import nn
 from diffsim.errors import ProblemError
 
 from .attention import AttentionNetwork
+from .closure import ClosureNetwork
 from .convlstm import ConvLSTMNetwork
 from .deeponet import DeepONetwork
 from .fno import FourierNetwork
@@ -22,6 +23,7 @@ from .layers import lay_out
 from .multigrid import MultigridNetwork
 from .pod_ridge import RidgeNetwork
 from .resnet import ResidualNetwork
+from .structure import envelop, wrap
 from .unet import UNetwork
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -34,6 +36,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "convlstm": ConvLSTMNetwork,
     "attention": AttentionNetwork,
     "pod-ridge": RidgeNetwork,
+    "closure": ClosureNetwork,
 }
 
 
@@ -53,15 +56,38 @@ def options_of(name: str) -> dict[str, object]:
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
-def build(name: str, coefficients: int, forcing: int, shape: tuple[int, ...], **options) -> nn.Module:
+def build(
+    name: str,
+    coefficients: int,
+    forcing: int,
+    shape: tuple[int, ...],
+    periodic: tuple[bool, ...] = (),
+    exact_sides: bool = False,
+    **options,
+) -> nn.Module:
     """A fresh network; weights follow torch's random generator.
+
+    Parameters
+    ----------
+    periodic
+        Per axis: what lies at one end is the neighbour of what lies at the other.
+    exact_sides
+        The last channel of the coefficients is an envelope that multiplies the output: `fields.from_problems` makes it.
 
     Raises
     ------
     ProblemError
-        For an unknown model or option.
+        For an unknown model or option, or one that does not fit the shape.
     """
     known = options_of(name)
     if unknown := sorted(set(options) - set(known)):
         raise ProblemError(f"model '{name}' has no option {', '.join(unknown)}; it has {', '.join(known)}.")
-    return lay_out(MODELS[name](coefficients, forcing, tuple(shape), **options), len(shape))
+    network = MODELS[name](coefficients, forcing, tuple(shape), **options)
+    if exact_sides and hasattr(network, "fit"):
+        raise ProblemError(
+            f"model '{name}' has a closed form, which knows no envelope: leave exact_sides out, or take another model."
+        )
+    wrap(name, network, tuple(shape), tuple(periodic))
+    if exact_sides:
+        envelop(network)
+    return lay_out(network, len(shape))

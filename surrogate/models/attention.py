@@ -68,6 +68,7 @@ class AttentionNetwork(nn.Module):
     """
 
     title = "attention over patches and frames"
+    periodic: tuple[bool, ...] = ()
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class AttentionNetwork(nn.Module):
             raise ProblemError(
                 f"model 'attention': width = {width} does not divide by heads = {heads}; give multiples."
             )
-        ndim, self.patch = len(shape), patch
+        ndim, self.multiple = len(shape), patch
         self.frames = fields.frames_in(coefficients, forcing)
         self.stem = conv(ndim, channels_per_step(coefficients, forcing, self.frames), local)
         self.cut = conv(ndim, local, width, patch, patch)
@@ -99,9 +100,9 @@ class AttentionNetwork(nn.Module):
         """(n, 1, *shape)."""
         steps = steps_of(coefficients, forcing, self.frames)
         n = len(steps)
-        fine = functional.gelu(self.stem(pad_to_multiple(steps.flatten(0, 1), self.patch)))
+        fine = functional.gelu(self.stem(pad_to_multiple(steps.flatten(0, 1), self.multiple)))
         patches = self.cut(fine)
-        place = self.place(waves(patches[:1]).flatten(2).transpose(1, 2))
+        place = self.place(waves(patches[:1], self.periodic).flatten(2).transpose(1, 2))
         x = patches.flatten(2).transpose(1, 2) + place
         x = x.unflatten(0, (n, -1))
         for block in self.blocks:
@@ -115,11 +116,11 @@ class AttentionNetwork(nn.Module):
 _WAVES = 8
 
 
-def waves(like: torch.Tensor) -> torch.Tensor:
+def waves(like: torch.Tensor, periodic: tuple[bool, ...]) -> torch.Tensor:
     """Sines and cosines of the place along every axis, from the whole box down, for a batch (n, C, *shape)."""
-    k = torch.arange(1, _WAVES + 1) * torch.pi
     parts = []
     for axis, n in enumerate(like.shape[2:]):
+        k = torch.arange(1, _WAVES + 1) * torch.pi * (2 if periodic and periodic[axis] else 1)
         phase = k[:, None] * (torch.arange(n) + 0.5) / n
         line = torch.cat([phase.sin(), phase.cos()])
         parts.append(line.view(-1, *(n if a == axis else 1 for a in range(like.ndim - 2))).expand(-1, *like.shape[2:]))

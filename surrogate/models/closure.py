@@ -49,8 +49,8 @@ class _Equilibrium(torch.autograd.Function):
     def backward(ctx, gradient):
         (u,) = ctx.saved_tensors
         systems = [
-            (faces, diagonal, part.reshape(diagonal.shape).astype(np.float64), around)
-            for (faces, diagonal, _, around), part in zip(ctx.systems, gradient.numpy(), strict=True)
+            (faces, diagonal, np.where(_coupled(faces, diagonal), part.reshape(diagonal.shape), 0.0), around)
+            for (faces, diagonal, _, around), part in zip(ctx.systems, gradient.double().numpy(), strict=True)
         ]
         a = _solved(systems, gradient)
         ndim = gradient.ndim - 1
@@ -69,6 +69,15 @@ def _system(links: list[np.ndarray], sinks: np.ndarray, rhs: np.ndarray, periodi
         full[0 if periodic[axis] else -1] = full[-1] if periodic[axis] else 0.0
     around = (False,) * lead + tuple(periodic)
     return faces, sinks.reshape(shape).astype(np.float64), rhs.reshape(shape).astype(np.float64), around
+
+
+def _coupled(faces: list[np.ndarray], diagonal: np.ndarray) -> np.ndarray:
+    """Where u takes part: cells that are held or void have no conductance at all, and their u stays 0."""
+    total = diagonal.copy()
+    for axis, g in enumerate(faces):
+        g = np.moveaxis(g, axis, 0)
+        total += np.moveaxis(g[:-1] + g[1:], 0, axis)
+    return total > 0
 
 
 def _solved(systems: list[tuple], like: torch.Tensor) -> torch.Tensor:

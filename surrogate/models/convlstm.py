@@ -48,6 +48,7 @@ class ConvLSTMNetwork(nn.Module):
     def __init__(self, coefficients: int, forcing: int, shape: tuple[int, ...], width: int = 24, levels: int = 4):
         super().__init__()
         ndim, self.levels = len(shape), levels_for(shape, levels)
+        self.multiple = 2 ** (self.levels - 1)
         self.frames = fields.frames_in(coefficients, forcing)
         widths = [width * min(2**level, 4) for level in range(self.levels)]
         self.stem = conv(ndim, channels_per_step(coefficients, forcing, self.frames), width)
@@ -61,7 +62,7 @@ class ConvLSTMNetwork(nn.Module):
         steps = steps_of(coefficients, forcing, self.frames)
         states: list = [None] * self.levels
         for x in steps.unbind(dim=1):
-            z = functional.gelu(self.stem(pad_to_multiple(x, 2 ** (self.levels - 1))))
+            z = functional.gelu(self.stem(pad_to_multiple(x, self.multiple)))
             for level, memory in enumerate(self.memories):
                 if level:
                     z = self.halve[level - 1](z)

@@ -13,6 +13,7 @@ class DeepONetwork(nn.Module):
     """A convolutional branch reads the problem; a trunk of dense layers makes `basis` functions of the position."""
 
     title = "DeepONet"
+    periodic: tuple[bool, ...] = ()
 
     def __init__(
         self,
@@ -51,6 +52,9 @@ class DeepONetwork(nn.Module):
     def forward(self, coefficients: torch.Tensor, forcing: torch.Tensor) -> torch.Tensor:
         """(n, 1, *shape)."""
         weights = self.branch(torch.cat([coefficients, forcing], dim=1))
-        x = positions(coefficients[:1])
-        functions = self.trunk(torch.cat([x, torch.sin(torch.pi * x), torch.cos(torch.pi * x)], dim=1))
+        closed = self.periodic or (False,) * (forcing.ndim - 2)
+        x = positions(coefficients[:1], closed)
+        turns = torch.pi * positions(coefficients[:1], (False,) * len(closed))
+        turns[:, list(closed)] *= 2  # functions of a periodic axis close across its seam
+        functions = self.trunk(torch.cat([x, torch.sin(turns), torch.cos(turns)], dim=1))
         return torch.einsum("nk,k...->n...", weights, functions[0])[:, None] / weights.shape[1] ** 0.5

@@ -39,9 +39,10 @@ class SpectralConvolution(nn.Module):
 
 
 class FourierNetwork(nn.Module):
-    """See the module's text. The box is padded by zeros at its high ends, because it is not periodic."""
+    """See the module's text. The box is padded by zeros at its high ends, except along periodic axes."""
 
     title = "Fourier neural operator"
+    periodic: tuple[bool, ...] = ()
 
     def __init__(
         self,
@@ -66,8 +67,11 @@ class FourierNetwork(nn.Module):
     def forward(self, coefficients: torch.Tensor, forcing: torch.Tensor) -> torch.Tensor:
         """(n, 1, *shape)."""
         shape = forcing.shape[2:]
-        h = self.lift(torch.cat([coefficients, forcing, positions(coefficients)], dim=1)).float()
-        pads = [p for n in reversed(shape) for p in (0, math.ceil(self.padding * n))]
+        closed = self.periodic or (False,) * len(shape)
+        place = positions(coefficients, closed)
+        h = self.lift(torch.cat([coefficients, forcing, place], dim=1)).float()
+        pads = [0 if wrapped else math.ceil(self.padding * n) for n, wrapped in zip(shape, closed, strict=True)]
+        pads = [p for pad in reversed(pads) for p in (0, pad)]
         h = functional.pad(h, pads)
         for i, (spectral, local) in enumerate(zip(self.spectral, self.local, strict=True)):
             h = spectral(h) + local(h)
@@ -75,8 +79,10 @@ class FourierNetwork(nn.Module):
         return self.project(h[(..., *(slice(0, n) for n in shape))])
 
 
-def positions(like: torch.Tensor) -> torch.Tensor:
-    """Coordinates of the cell centres in [0, 1], one channel per axis, for a batch (n, C, *shape)."""
-    axes = [(torch.arange(n, dtype=torch.float32) + 0.5) / n for n in like.shape[2:]]
+def positions(like: torch.Tensor, periodic: tuple[bool, ...]) -> torch.Tensor:
+    """Coordinates of the cell centres in [0, 1], one channel per axis, for a batch (n, C, *shape); 0 on periodic axes,
+    where no place is different from the others."""
+    cells = zip(like.shape[2:], periodic, strict=True)
+    axes = [torch.zeros(n) if wrapped else (torch.arange(n, dtype=torch.float32) + 0.5) / n for n, wrapped in cells]
     mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return mesh.expand(like.shape[0], *mesh.shape)

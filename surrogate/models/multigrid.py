@@ -151,6 +151,7 @@ class MultigridNetwork(nn.Module):
         if residual and (coefficients != fields.channels(len(shape)) or forcing < fields.FORCINGS):
             raise ProblemError("model 'multigrid': residual=True needs the channels of a problem: task='coefficients'.")
         ndim, self.levels, self.repeats = len(shape), levels_for(shape, levels), cycles
+        self.multiple = 2 ** (self.levels - 1)
         gain = 1 / math.sqrt(2 * cycles)
         self.encoder = Encoder(ndim, coefficients, width, self.levels, depth)
         self.lift = conv(ndim, forcing, width, 1, bias=False)
@@ -163,11 +164,11 @@ class MultigridNetwork(nn.Module):
 
     def forward(self, coefficients: torch.Tensor, forcing: torch.Tensor) -> torch.Tensor:
         """(n, 1, *shape)."""
-        shape, multiple = tuple(forcing.shape[2:]), 2 ** (self.levels - 1)
-        features = self.encoder(pad_to_multiple(coefficients, multiple))
+        shape = tuple(forcing.shape[2:])
+        features = self.encoder(pad_to_multiple(coefficients, self.multiple))
         # The state stays in single precision also where convolutions run in bfloat16: what is added to it is rounded,
         # what it has accumulated is not.
-        h = self.lift(pad_to_multiple(forcing, multiple)).float()
+        h = self.lift(pad_to_multiple(forcing, self.multiple)).float()
         states = [h] + [None] * (self.levels - 1)
         exact = Residual(coefficients, forcing) if self.residual else None
         for i in range(self.repeats):
@@ -180,4 +181,4 @@ class MultigridNetwork(nn.Module):
     def _fed_back(self, exact: Residual, h: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         """What the residual of the answer so far adds to the state; in single precision, because it cancels."""
         with torch.autocast(h.device.type, enabled=False):
-            return self.feedback(pad_to_multiple(exact(crop(self.head(h), shape)), 2 ** (self.levels - 1)))
+            return self.feedback(pad_to_multiple(exact(crop(self.head(h), shape)), self.multiple))

@@ -36,6 +36,7 @@ class UNetwork(nn.Module):
         super().__init__()
         check_choice("unet", "normalisation", normalisation, NORMALISATIONS)
         ndim, self.levels = len(shape), levels_for(shape, levels)
+        self.multiple = 2 ** (self.levels - 1)
         widths = [width * min(2**level, 8) for level in range(self.levels)]
 
         def block(inputs: int, outputs: int) -> nn.Module:
@@ -54,7 +55,7 @@ class UNetwork(nn.Module):
 
     def forward(self, coefficients: torch.Tensor, forcing: torch.Tensor) -> torch.Tensor:
         """(n, 1, *shape)."""
-        h = pad_to_multiple(torch.cat([coefficients, forcing], dim=1), 2 ** (self.levels - 1))
+        h = pad_to_multiple(torch.cat([coefficients, forcing], dim=1), self.multiple)
         skips = []
         for block, halve in zip(self.down, self.halve, strict=False):
             skips.append(block(h))
