@@ -565,7 +565,7 @@ def _application(case: Case) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _fields(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def rods(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Random conductivities (logarithm, (count, cells)) of a heated rod and its equilibria, scaled to about one."""
     rng = np.random.default_rng(seed)
     modes = np.cos(np.pi * np.outer(np.arange(1, 5), (np.arange(_CELLS) + 0.5) / _CELLS))
@@ -581,7 +581,7 @@ def _learned(case: Case) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     torch.manual_seed(case["seed"])
-    parts = [_fields(10 * case["seed"] + k, count) for k, count in enumerate((max(ITEMS), 128, 256))]
+    parts = [rods(10 * case["seed"] + k, count) for k, count in enumerate((max(ITEMS), 128, 256))]
     tensors = [tuple(torch.tensor(v, dtype=torch.float32) for v in part) for part in parts]
     x, y = (v[: case["items"]] for v in tensors[0])
     network = torch.nn.Sequential(
