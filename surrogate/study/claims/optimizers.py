@@ -240,16 +240,15 @@ def _drag_draw(records: Records, figure) -> None:
         xscale="log", ylim=(0.4, 1.6), xlabel="lr λ", ylabel="growth per step", title="on a quadratic (• measured)"
     )
     left.axhline(1, color="0.6", lw=0.8, zorder=0)
-    left.legend(fontsize=7, loc="upper left")
+    left.legend(fontsize=7, loc="lower left")
     names = list(METHODS)
     for shift, noise, color in ((-0.2, 0.0, "tab:blue"), (0.2, 3.0, "tab:orange")):
         shares = [100 * np.mean(records.where(part="wells", method=n, noise=noise)["test"]) for n in names]
-        label = "noisy gradient" if noise else "exact gradient"
+        label = "noisy gradient" if noise else "exact"
         middle.barh(np.arange(len(names)) + shift, shares, 0.4, color=color, label=label)
     middle.set_yticks(range(len(names)), names, fontsize=7)
-    middle.invert_yaxis()
-    middle.set(xlabel="starts that miss it [%]", title="deepest of many wells")
-    middle.legend(fontsize=7)
+    middle.set(xlabel="starts that miss it [%]", title="deepest of many wells", ylim=(len(names) - 0.4, -2.1))
+    middle.legend(fontsize=7, loc="upper center", ncols=2)
     for name in names:
         chosen = tuned(records.where(part="network", method=name))
         curves = np.array([row["curve"] for row in chosen if not row["failed"]], dtype=float)
@@ -259,6 +258,8 @@ def _drag_draw(records: Records, figure) -> None:
             right.plot(steps, np.exp(np.log(curves).mean(0)), style, lw=2 if name == "drag" else 1.2, label=name)
     right.set(yscale="log", xlabel="step", ylabel="validation error", title="a network, lr tuned")
     right.legend(fontsize=6.5, ncols=2)
+    for axes in (left, middle, right):
+        axes.title.set_fontsize(10)
 
 
 DRAG = Claim(
@@ -279,25 +280,26 @@ DRAG = Claim(
         "5 seeds. drag = 0.1, pull 0 or 0.1, decay of AdamW 0.01."
     ),
     why="""\
-Gradient descent is forward Euler for the flow w' = -∇L, and inherits its limit: lr λ ≤ 2 for the largest curvature λ.
-Drag puts mass into the equation, w'' = -γ w' - ∇L, and treats the friction implicitly. A heavy body needs many steps to
-turn round, so a steep direction cannot throw it far in one step: at equal speed along a slope (equal lr) the limit is
-lr λ < 2(1 + 2/drag), that is 42 instead of 2 at drag = 0.1. Along the flat directions nothing is lost. This is why the best
-rate on a quadratic of condition κ improves from (κ-1)/(κ+1) to (√κ-1)/(√κ+1) (Polyak 1964): at κ = 100 ten times fewer steps.
+Gradient descent is forward Euler for the flow w' = -∇L, and inherits its limit: lr λ ≤ 2 for the largest curvature λ. Drag
+puts mass into the equation, w'' = -γ w' - ∇L, and treats the friction implicitly. A heavy body needs many steps to turn
+round, so a steep direction cannot throw it far in one step: at equal speed along a slope (equal lr) the limit is lr λ < 2(1
++ 2/drag), that is 42 instead of 2 at drag = 0.1. Along the flat directions nothing is lost. This is why the best rate on a
+quadratic of condition κ improves from (κ-1)/(κ+1) to (√κ-1)/(√κ+1) (Polyak 1964): at κ = 100 ten times fewer steps.
 
 Written out, s ← (s - drag·lr·g)/(1 + drag) *is* the heavy ball with momentum 1/(1 + drag) and step lr·drag/(1 + drag): the
-check shows equal paths to rounding. So drag cannot beat momentum; it is a parametrisation in which the speed does not change with
-the friction, which makes lr easier to choose. On a network the two differ only because 0.1 is not momentum 0.9 exactly, and
-because two chaotic trainings part from the last bit.
+check shows equal paths to rounding. So drag cannot beat momentum; it is a parametrisation in which the speed does not
+change with the friction, which makes lr easier to choose. On a network the two differ only because 0.1 is not momentum 0.9
+exactly, and because two chaotic trainings part from the last bit.
 
 The methods that divide by a running gradient size (AdaGrad, RMSProp, Adam) do something drag does not: they rescale each
-weight, so that directions of different curvature get different steps. Where curvatures differ along the axes of the weights, as
-in networks, this lowers the condition number itself, and inertia only takes the root of it. The claim confuses the two.
+weight, so that directions of different curvature get different steps. Where curvatures differ along the axes of the
+weights, as in networks, this lowers the condition number itself, and inertia only takes the root of it. The claim confuses
+the two.
 
 Among wells, inertia carries a body over a barrier lower than its kinetic energy. But a step above 2/λ of the local wells
 makes plain gradient descent jump out of them as well: it wanders chaotically, and as the step is lowered settles where the
-landscape is lowest. An adaptive method does so because its step does not shrink with the gradient. Escaping is a matter of the
-size of the steps, and of lowering it slowly, more than of inertia.""",
+landscape is lowest. An adaptive method does so because its step does not shrink with the gradient. Escaping is a matter of
+the size of the steps, and of lowering it slowly, more than of inertia.""",
     cases=_drag_cases,
     measure=_drag_measure,
     judge=_drag_judge,
@@ -458,21 +460,21 @@ PACE = Claim(
     ),
     why="""\
 Clipping is a limit on the distance of one step, not on the sharpness that a step may meet. While the norm stays below the
-limit it does nothing; while it stays above, it turns descent into steps of fixed length, whose best lr is another. Its use is
-insurance: a rare batch with a gradient fifty times the usual one would undo the progress of fifty steps, and cutting it costs
-nothing, because such a gradient says little about the mean. That is the case of heavy-tailed gradients, for which clipped descent
-has proven rates and plain descent has none (Zhang et al. 2020). Adam does something like it by itself, but with a memory: a
-spike stays in its running mean of squares for 1/(1 - β2) steps and shrinks the steps that follow.
+limit it does nothing; while it stays above, it turns descent into steps of fixed length, whose best lr is another. Its use
+is insurance: a rare batch with a gradient fifty times the usual one would undo the progress of fifty steps, and cutting it
+costs nothing, because such a gradient says little about the mean. That is the case of heavy-tailed gradients, for which
+clipped descent has proven rates and plain descent has none (Zhang et al. 2020). Adam does something like it by itself, but
+with a memory: a spike stays in its running mean of squares for 1/(1 - β2) steps and shrinks the steps that follow.
 
-Layers differ because the gradient of each is a product of the Jacobians of the others. Where the sizes differ by decades,
-a step size right for one is wrong for most. Dividing each layer's gradient by its own size makes it right for all at once, at
-a price: a layer that has converged, whose gradient should vanish, is kept moving by its noise. So the joint norm is kept here, and
-only its distribution is changed.
+Layers differ because the gradient of each is a product of the Jacobians of the others. Where the sizes differ by decades, a
+step size right for one is wrong for most. Dividing each layer's gradient by its own size makes it right for all at once, at
+a price: a layer that has converged, whose gradient should vanish, is kept moving by its noise. So the joint norm is kept
+here, and only its distribution is changed.
 
-Equal *gradients* are not equal *pace*: pace is the update over the weight. Muon goes further and gives equal
-speed to all directions within a layer (all singular values of the update about one): it is steepest descent in the spectral norm,
-which is how a layer acts on the next. What helps is thus not that numbers are equal, but that the step is measured in the
-norm in which the loss is smooth.""",
+Equal *gradients* are not equal *pace*: pace is the update over the weight. Muon goes further and gives equal speed to all
+directions within a layer (all singular values of the update about one): it is steepest descent in the spectral norm, which
+is how a layer acts on the next. What helps is thus not that numbers are equal, but that the step is measured in the norm in
+which the loss is smooth.""",
     cases=_pace_cases,
     measure=_pace_measure,
     judge=_pace_judge,
@@ -601,18 +603,20 @@ COST = Claim(
         "tenth of 63 steps, alternating with plain ones."
     ),
     why="""\
-The price of a step is that of the forward and backward passes, which are convolutions over a batch of fields, plus what is done
-once per weight: a norm (clipping), a running mean (momentum, drag, averages), a running mean of squares and a root (Adam). The
-second part does not grow with the number of cells or the size of the batch, so it is visible in a network as small as this
-one, and vanishes on a real grid. Dearer are what works on activations (normalisation: once per cell and channel, forward and
-backward) and what multiplies matrices of weights (Muon's five Newton-Schulz steps, the power iteration of a spectral norm).
+The price of a step is that of the forward and backward passes, which are convolutions over a batch of fields, plus what is
+done once per weight: a norm (clipping), a running mean (momentum, drag, averages), a running mean of squares and a root
+(Adam). The second part does not grow with the number of cells or the size of the batch, so it is visible in a network as
+small as this one, and vanishes on a real grid. Dearer are what works on activations (normalisation: once per cell and
+channel, forward and backward) and what multiplies matrices of weights (Muon's five Newton-Schulz steps, the power iteration
+of a spectral norm).
 
 The gain is a matter of the condition number. Descent needs about κ ln(1/ε) steps on a quadratic, inertia √κ ln(1/ε), and a
-good preconditioner brings κ itself down; for κ in the hundreds that is a factor against some ten percent of price. A limit that
-is seldom reached (clipping) buys nothing in a training that does not blow up: it is insurance, and pays in another currency.
+good preconditioner brings κ itself down; for κ in the hundreds that is a factor against some ten percent of price. A limit
+that is seldom reached (clipping) buys nothing in a training that does not blow up: it is insurance, and pays in another
+currency.
 
-A fair account uses equal time, not equal steps, and each method's own step size: most published gains shrink when the rival is
-tuned as well (Schmidt, Schneider & Hennig 2021).""",
+A fair account uses equal time, not equal steps, and each method's own step size: most published gains shrink when the rival
+is tuned as well (Schmidt, Schneider & Hennig 2021).""",
     cases=_cost_cases,
     measure=_cost_measure,
     judge=_cost_judge,
