@@ -8,7 +8,9 @@ A dataset is a folder:
     shards/NNNNN.h5   consecutive items, whole trajectories included, sealed HDF5 with checksums
 
 Shards have a fixed number of items whatever the workers, are computed from (spec, seed, item) alone, and are entered in
-order: the folder of a killed and resumed call equals that of an uninterrupted one, byte for byte.
+order: the folder of a killed and resumed call equals that of an uninterrupted one, byte for byte, and a folder that was
+made larger later equals one that was so large at once. Every shard also holds the settings, so that a lost manifest can
+be made again.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +48,7 @@ LABELS = ("same-grid", "restricted-fine")
 FINER = 4  # restricted-fine labels are solved on this many times the cells per axis
 TOLERANCE = 1e-10  # relative residual of labels
 SPLITS = ("train", "validation", "test")
+_NOT_DRAWN = ("name", "frames", "window", "sensors", "noise")  # fields of a spec that do not change its problems
 _SHARD_BYTES = 16 << 20
 _SHARDS_HELD = 128  # in memory: at most 2 GiB
 
@@ -70,6 +73,9 @@ def generate(
     progress: "Callable[[int, int], None] | None" = None,
 ) -> "Dataset":
     """Draw problems, solve them, and store both; a call that was cut short is resumed by the same call.
+
+    The same call with a larger `count` adds the items that are missing. On a dataset that is complete it writes nothing
+    and needs no lock, so that several trainings may share one.
 
     Parameters
     ----------
@@ -103,10 +109,13 @@ def generate(
     workers = _integer("workers", workers, 1)
     spec.problem(recipe.seed, 0, recipe.resolution)  # mistakes surface before anything is written
     folder = Path(out)
+    report = progress or (lambda done, total: None)
+    if _finished(folder, recipe):
+        report(recipe.count, recipe.count)
+        return Dataset(folder)
     store.new_path(folder / MANIFEST, force=True)
     with store.locked(folder):
         done = _prepare(folder, recipe)
-        report = progress or (lambda done, total: None)
         report(min(done * recipe.per_shard, recipe.count), recipe.count)
         left = range(done, recipe.n_shards)
         if left:
@@ -115,7 +124,7 @@ def generate(
             journal = store.Journal(folder / JOURNAL)
             with _stop_requests() as stop, _computed(recipe, left, workers) as shards:
                 for k, arrays in shards:
-                    digest = store.write_hdf5(_shard_path(folder, k), arrays, {"kind": "shard", "shard": k})
+                    digest = store.write_hdf5(_shard_path(folder, k), arrays, recipe.label(k))
                     journal.append({"shard": k, "items": len(arrays["u"]), "sha256": digest})
                     report(min((k + 1) * recipe.per_shard, recipe.count), recipe.count)
                     if stop.is_set() and k + 1 < recipe.n_shards:
@@ -136,6 +145,7 @@ class _Recipe:
     count: int
     resolution: int
     labels: str
+    code: str = diffsim.__version__
 
     def __post_init__(self):
         if self.labels not in LABELS:
@@ -167,23 +177,52 @@ class _Recipe:
     def items(self, shard: int) -> range:
         return range(shard * self.per_shard, min((shard + 1) * self.per_shard, self.count))
 
+    def label(self, shard: int) -> dict:
+        """What a shard says of itself: enough to know which items it holds, whatever becomes of the manifest."""
+        settings = {key: value for key, value in self.settings.items() if key != "count"}
+        return {"kind": "shard", "shard": shard, "settings": settings}
+
+    @property
+    def settings(self) -> dict:
+        settings = {
+            "spec": self.spec.as_dict(),
+            "seed": self.seed,
+            "count": self.count,
+            "resolution": self.resolution,
+            "labels": self.labels,
+            "code": self.code,
+        }
+        return json.loads(json.dumps(settings))
+
+    @classmethod
+    def of(cls, settings: dict) -> "_Recipe":
+        return cls(**{**settings, "spec": Spec.of(settings["spec"])})
+
     def manifest(self, shards: Sequence[dict] = ()) -> dict:
-        return _sealed(
-            {
-                "format": FORMAT,
-                "kind": "dataset",
-                "settings": {
-                    "spec": self.spec.as_dict(),
-                    "seed": self.seed,
-                    "count": self.count,
-                    "resolution": self.resolution,
-                    "labels": self.labels,
-                    "code": diffsim.__version__,
-                },
-                "complete": len(shards) == self.n_shards,
-                "shards": list(shards),
-            }
-        )
+        complete = len(shards) == self.n_shards
+        content = {"format": FORMAT, "kind": "dataset", "settings": self.settings}
+        return _sealed({**content, "complete": complete, "shards": list(shards)})
+
+
+def _finished(folder: Path, recipe: _Recipe) -> bool:
+    """The folder holds exactly this dataset, complete; its shards are checked."""
+    if not (folder / MANIFEST).exists():
+        return False
+    manifest = _read_manifest(folder)
+    if not manifest["complete"] or manifest["settings"] != recipe.settings:
+        return False
+    _check_shards(folder, manifest["shards"])
+    return True
+
+
+def _check_shards(folder: Path, records: list[dict]) -> None:
+    _check_journal(folder, records)
+    for record in records:
+        path = _shard_path(folder, record["shard"])
+        if store.digest(path) != record["sha256"]:
+            raise StoreError(
+                f"{path} is damaged: its SHA-256 differs from the journal's. Remove the dataset and generate it again."
+            )
 
 
 def _prepare(folder: Path, recipe: _Recipe) -> int:
@@ -192,13 +231,15 @@ def _prepare(folder: Path, recipe: _Recipe) -> int:
     for place in (folder, folder / SHARDS):
         store.sweep(place)
     if (folder / MANIFEST).exists():
-        found = _read_manifest(folder)["settings"]
-        wanted = json.loads(json.dumps(recipe.manifest()["settings"]))
-        if differences := _differences(found, wanted):
+        found, wanted = _read_manifest(folder)["settings"], recipe.settings
+        fewer = found["count"] < recipe.count
+        if differences := _differences({**found, "count": wanted["count"]} if fewer else found, wanted):
             raise ProblemError(
                 f"{folder} holds a dataset of other settings: {'; '.join(differences)}. Give the same settings to "
                 "resume it, or another folder."
             )
+        if fewer:  # not complete any more; what there is stays valid
+            store.write_json(folder / MANIFEST, recipe.manifest())
     elif strange := [p.name for p in folder.iterdir() if p.name not in (SHARDS, ".lock")]:
         raise ProblemError(
             f"{folder} holds other files ({', '.join(sorted(strange)[:5])}); give an empty or a new folder."
@@ -206,14 +247,72 @@ def _prepare(folder: Path, recipe: _Recipe) -> int:
     else:
         store.write_json(folder / MANIFEST, recipe.manifest())
     records = store.Journal(folder / JOURNAL).records()
-    _check_journal(folder, records)
-    for record in records:
-        path = _shard_path(folder, record["shard"])
-        if store.digest(path) != record["sha256"]:
-            raise StoreError(
-                f"{path} is damaged: its SHA-256 differs from the journal's. Remove the dataset and generate it again."
-            )
+    _check_shards(folder, records)
+    if records and records[-1]["items"] != len(recipe.items(len(records) - 1)):
+        records.pop()  # the last shard of a smaller dataset: it is computed again, with its other items
+        store.write_text(folder / JOURNAL, _journal_text(records))
     return len(records)
+
+
+def _journal_text(records: list[dict]) -> str:
+    """The journal that holds these records, as appending them one by one writes it."""
+    return "".join(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n" for record in records)
+
+
+def _salvaged(folder: Path, settings: dict | None) -> tuple[_Recipe, list[dict]]:
+    """The recipe and the shards of a folder, every item checked against the spec and the physics.
+
+    `settings` are those of a manifest that is intact; None takes them from the shards, and as many items as there are.
+    """
+    known = {}
+    if (folder / JOURNAL).exists():
+        with suppress(StoreError):  # a damaged journal is no reason to doubt shards that are sealed by themselves
+            known = {record.get("shard"): record.get("sha256") for record in store.Journal(folder / JOURNAL).records()}
+    paths = sorted((folder / SHARDS).glob("*.h5"))
+    if settings is not None and known:
+        paths = paths[: len(known)]  # what is not in the journal yet, `generate` computes again
+    if not paths:
+        raise StoreError(f"{folder / SHARDS} holds no shards: there is nothing to repair from.")
+    total, found = 0, None
+    for k, path in enumerate(paths):
+        if path != _shard_path(folder, k):
+            raise StoreError(f"{_shard_path(folder, k)} is missing, and {path.name} is there: restore it first.")
+        arrays, label = store.read_hdf5(path)
+        here = label.get("settings")
+        if label.get("shard") != k or not isinstance(here, dict) or (found is not None and here != found):
+            raise StoreError(f"{path} does not say that it is shard {k} of this dataset; nothing was changed.")
+        found, total = here, total + len(arrays["u"])
+    if missing := sorted(k for k in known if isinstance(k, int) and k >= len(paths)):
+        raise StoreError(f"{_shard_path(folder, missing[0])} is missing: the journal names it. Restore it first.")
+    assert found is not None
+    try:
+        recipe = _Recipe.of({**found, "count": total} if settings is None else settings)
+    except (ProblemError, TypeError, KeyError) as error:
+        raise StoreError(f"{paths[0]} holds settings that no dataset has: {error}.") from error
+    if {**recipe.settings, "count": 0} != {**found, "count": 0}:
+        raise StoreError(f"{folder / MANIFEST} and the shards are of different datasets; nothing was changed.")
+    records = []
+    for k, path in enumerate(paths):
+        digest = store.digest(path)
+        if known.get(k, digest) != digest:
+            raise StoreError(f"{path} is not the file that the journal names: its SHA-256 differs. Restore it first.")
+        arrays, _ = store.read_hdf5(path)
+        _check_items(recipe, k, arrays, path)
+        records.append({"shard": k, "items": len(arrays["u"]), "sha256": digest})
+    return recipe, records
+
+
+def _check_items(recipe: _Recipe, shard: int, arrays: dict[str, np.ndarray], path: Path) -> None:
+    """A shard holds the problems that its spec draws, and their equilibria."""
+    items = recipe.items(shard)
+    problems = [recipe.spec.problem(recipe.seed, i, recipe.resolution) for i in items]
+    drawn = _columns(problems) if problems else {}
+    if len(items) != len(arrays["u"]) or any(not np.array_equal(arrays.get(k, ()), drawn[k]) for k in drawn):
+        raise StoreError(f"{path} does not hold the items {items.start} to {items.stop - 1} that its spec draws.")
+    limit = 100 * TOLERANCE if recipe.labels == "same-grid" else None
+    for i, problem, u in zip(items, problems, arrays["u"], strict=True):
+        if found := label_faults(problem, u, limit):
+            raise StoreError(f"{path}: item {i}: {'; '.join(found)}.")
 
 
 def _differences(found: dict, wanted: dict, prefix: str = "") -> list[str]:
@@ -386,6 +485,34 @@ class Dataset:
         self._u: Any = None
         self.ids = [f"{_spec_digest(settings)}-{settings['seed']}-{i}" for i in range(int(self._starts[-1]))]
 
+    @staticmethod
+    def repair(path: "str | Path") -> "Dataset":
+        """Make a lost or damaged manifest (and journal) again from the shards, after checking every item.
+
+        Items are compared with what the spec draws, labels with the physics. Without a manifest, the dataset is as long
+        as its shards; `generate` with the count it was to have adds the rest. Where nothing is wrong, nothing changes.
+
+        Raises
+        ------
+        StoreError
+            Where a shard is damaged or missing, or is not of this dataset: then nothing is changed.
+        BusyError
+            Where another process writes to the folder.
+        """
+        folder = Path(path)
+        if not (folder / SHARDS).is_dir():
+            raise StoreError(f"{folder} holds no folder {SHARDS}: it is not a dataset.")
+        with store.locked(folder):
+            settings = None
+            with suppress(StoreError):
+                settings = _read_manifest(folder)["settings"]
+            recipe, records = _salvaged(folder, settings)
+            for place in (folder, folder / SHARDS):
+                store.sweep(place)
+            store.write_text(folder / JOURNAL, _journal_text(records))
+            store.write_json(folder / MANIFEST, recipe.manifest(records))
+        return Dataset(folder)
+
     @classmethod
     def from_arrays(cls, problems: Sequence[Problem], u: np.ndarray) -> "Dataset":
         """Other people's pairs: a list of problems and their equilibria, (n, *shape). Not written to disk.
@@ -420,11 +547,23 @@ class Dataset:
         self._given, self._u = problems, u
         self._shards, self._cache = [], {}
         self._starts = np.array([0, len(problems)])
-        self.ids = [_content_id(p, x) for p, x in zip(problems, u, strict=True)]
+        self.ids = [content_id(p, x) for p, x in zip(problems, u, strict=True)]
         return self
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @cached_property
+    def origins(self) -> list[str]:
+        """What each item was drawn from, shortened: equal for the same problem at another resolution or with other labels.
+
+        A training keeps those of its items, so that an evaluation knows what the model has seen.
+        """
+        if self._given is not None:
+            return [mark(name) for name in self.ids]
+        drawing = {key: value for key, value in self.spec.as_dict().items() if key not in _NOT_DRAWN}
+        digest = hashlib.sha256(json.dumps(drawing, sort_keys=True).encode()).hexdigest()
+        return [mark(f"{digest}-{self.settings['seed']}-{i}") for i in range(len(self))]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -567,7 +706,7 @@ class Dataset:
                 worst = max(worst, relative_residual(item.problem, item.u))
         counts: dict[str, list[int]] = {}
         for i in chosen:
-            counts.setdefault(_content_id(self[int(i)].problem, self[int(i)].u), []).append(int(i))
+            counts.setdefault(content_id(self[int(i)].problem, self[int(i)].u), []).append(int(i))
         repeats = [group for group in counts.values() if len(group) > 1]
         if faults:
             more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
@@ -736,7 +875,13 @@ def _spec_digest(settings: dict) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _content_id(problem: Problem, u: np.ndarray) -> str:
+def mark(name: str) -> str:
+    """Twelve hexadecimal digits that stand for a name."""
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def content_id(problem: Problem, u: np.ndarray) -> str:
+    """What a pair is, whatever it was drawn from."""
     total = hashlib.sha256(np.ascontiguousarray(u, dtype=float).tobytes())
     for value in (problem.diffusivity, problem.source.steady):
         if isinstance(value, float | np.ndarray):

@@ -120,13 +120,128 @@ def test_ctrl_c_finishes_the_shard_and_says_how_to_resume(whole, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"seed": 6}, "seed is 5 there and 6 here"), ({"count": 11}, "count"), ({"spec": "darcy"}, "spec.ndim is 1 there and 2")],
+    [
+        ({"seed": 6}, "seed is 5 there and 6 here"),
+        ({"count": 9}, "count is 10 there and 9 here"),
+        ({"spec": "darcy"}, "spec.ndim is 1 there and 2"),
+    ],
 )
 def test_resuming_with_other_settings_is_refused_with_the_differences(copied, change, words):
     before = files(copied)
     with pytest.raises(ds.ProblemError, match=words):
         sg.generate(out=copied, **{**SETTINGS, **change})
     assert files(copied) == before
+
+
+@pytest.mark.parametrize("first", [3, 4, 6, 9])
+def test_a_dataset_made_larger_equals_one_generated_at_once_byte_for_byte(whole, tmp_path, first):
+    """Shards hold 4 items: the last one of the smaller dataset is full, or is computed again."""
+    small = sg.generate(out=tmp_path / "data", **{**SETTINGS, "count": first})
+    u = [item.u for item in small]
+    data = sg.generate(out=tmp_path / "data", **SETTINGS)
+    assert files(tmp_path / "data") == files(whole)
+    np.testing.assert_array_equal([item.u for item in data][:first], u)
+    with pytest.raises(ds.ProblemError, match=f"count is 10 there and {first} here"):
+        sg.generate(out=tmp_path / "data", **{**SETTINGS, "count": first})
+
+
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_while_growing_it_grows_to_the_same_bytes(whole, tmp_path, monkeypatch, stride):
+    moment = 1 - stride
+    while True:
+        moment, passed = moment + stride, 0
+
+        def crash(kind, moment=moment):
+            nonlocal passed
+            passed += 1
+            if passed == moment:
+                raise Killed
+
+        folder = tmp_path / str(moment)
+        sg.generate(out=folder, **{**SETTINGS, "count": 6})
+        with monkeypatch.context() as patch:
+            for name in ("atomic", "hdf5"):
+                patch.setattr(f"diffsim.store.{name}.crash_point", crash)
+            try:
+                sg.generate(out=folder, **SETTINGS)
+            except Killed:
+                assert len(sg.Dataset(folder)) in (4, 6, 8, 10)
+                sg.Dataset(folder).verify()
+            else:
+                break
+        sg.generate(out=folder, **SETTINGS)
+        assert files(folder) == files(whole)
+    assert moment > 15
+
+
+def test_a_complete_dataset_is_shared_without_a_lock(copied):
+    from diffsim import store
+    from diffsim.errors import BusyError
+
+    with store.locked(copied):
+        assert len(sg.generate(out=copied, **SETTINGS)) == 10
+        with pytest.raises(BusyError):
+            sg.generate(out=copied, **{**SETTINGS, "count": 12})
+
+
+@pytest.mark.parametrize("lost", ["manifest", "manifest damaged", "journal", "both"])
+def test_a_lost_manifest_is_made_again_byte_for_byte(whole, copied, lost):
+    if lost == "manifest damaged":
+        path = copied / "manifest.json"
+        path.write_bytes(path.read_bytes()[:100])
+    elif lost != "journal":
+        (copied / "manifest.json").unlink()
+    if lost in ("journal", "both"):
+        (copied / "journal.jsonl").unlink()
+    assert len(sg.Dataset.repair(copied)) == 10
+    assert files(copied) == files(whole)
+    assert sg.Dataset.repair(copied).complete  # nothing is wrong: nothing changes
+    assert files(copied) == files(whole)
+
+
+def test_a_repaired_part_of_a_dataset_grows_to_the_whole(whole, copied):
+    (copied / "manifest.json").unlink()
+    (copied / "journal.jsonl").unlink()
+    (copied / "shards/00002.h5").unlink()
+    assert len(sg.Dataset.repair(copied)) == 8
+    sg.generate(out=copied, **SETTINGS)
+    assert files(copied) == files(whole)
+
+
+@pytest.mark.parametrize("harm", ["flip", "foreign", "missing", "edited"])
+def test_a_repair_accepts_no_shard_that_it_cannot_prove(copied, tmp_path, harm):
+    from diffsim import store
+
+    (copied / "manifest.json").unlink()
+    path, words = copied / "shards/00001.h5", r"00001\.h5"
+    if harm == "flip":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif harm == "foreign":
+        sg.generate(out=tmp_path / "other", **{**SETTINGS, "seed": 6})
+        path.write_bytes((tmp_path / "other/shards/00001.h5").read_bytes())
+    elif harm == "missing":
+        path.unlink()
+    else:  # sealed, and of this dataset by its own account; but a label was changed
+        (copied / "journal.jsonl").unlink()
+        arrays, label = store.read_hdf5(path)
+        arrays["u"] = 1.01 * arrays["u"]
+        store.write_hdf5(path, arrays, label)
+        words = "item 4: the label is not an equilibrium"
+    before = files(copied)
+    with pytest.raises(ds.StoreError, match=words):
+        sg.Dataset.repair(copied)
+    assert files(copied) == before
+
+
+def test_origins_are_the_same_at_every_resolution_and_differ_between_seeds(tmp_path):
+    make = lambda name, **change: sg.generate(out=tmp_path / name, **{**SETTINGS, "count": 3, **change}).origins  # noqa: E731
+    one = make("a")
+    assert len(set(one)) == 3
+    assert make("b", resolution=8) == one
+    assert make("c", spec={**ROD, "name": "other"}) == one
+    assert not set(make("d", seed=6)) & set(one)
 
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path):
