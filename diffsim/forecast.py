@@ -8,9 +8,10 @@ Five classical methods. Four look at the frames alone, whatever they show (cells
 * "dynamic-modes": rates common to all points from total-least-squares dynamic mode decomposition (Schmid 2010; Hemati et
   al. 2017), then ``u_inf + sum b_i exp(-rate_i t)`` by least squares.
 
-The fifth knows the grid, the sides and the equation: ``u_t = div(D grad u) + f`` is linear in (D, f), so
+The fifth knows the grid, the sides and the equation (`inverse`): ``u_t = div(D grad u) + f`` is linear in (D, f), so
 
-* "linear-inverse": face conductances and sources by regularised least squares, then one solve.
+* "linear-inverse": from whole fields, face conductances and sources by regularised least squares, then one solve; from a
+  few sensors, smooth starts and sources and one factor for all coefficients.
 
 All expect equally spaced frames with noise of one size, which they estimate when it is not given.
 """
@@ -26,16 +27,12 @@ from numpy.typing import ArrayLike
 
 from .data import number
 from .errors import ProblemError
-from .operator import discretize
+from .inverse import settled
 from .problem import Problem
 
 _SLOWEST = 0.1  # slowest rate believed, per duration observed: beyond it lies guesswork
 _ALIKE = 2 / 3  # slowest rate of a single point relative to that of all points together
 _RATES = 240  # trial rates of the per-point fit
-_PRIOR_SPREAD = 1.0  # of a conductance relative to the prior's: an order of magnitude either way is no surprise
-_SOURCE_SPREAD, _SOURCE_STEP = 3.0, 0.3  # of the source, and between neighbours, relative to the rates seen
-_SHARED = 5.0  # how much larger noise counts that is not independent from equation to equation
-_LEAST = 0.02  # smallest conductance relative to the prior's: heat flows downhill
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +89,8 @@ def forecast(
     times
         (k,) equally spaced, k >= 3 (4 for "dynamic-modes") [s].
     frames
-        (k, ...) readings of sensors or whole fields; NaN (voids) stays NaN.
+        (k, ...) readings of sensors or whole fields; NaN (voids) stays NaN. For "linear-inverse" (k, *grid shape): cells that
+        hold NaN in all frames and are no voids have no sensor, and the answer holds them too.
     method
         One of `METHODS`.
     noise
@@ -128,14 +126,13 @@ def forecast(
             raise ProblemError(
                 "method = 'linear-inverse' needs problem=: grid, sides and capacity, with D and source as prior."
             )
-        values, rate = _linear_inverse(problem, times, frames, noise)
-        values = values[~gaps]
+        result, rate, last = settled(problem, times, frames, noise)
+        values = result[~gaps]
     else:
         values, rate = METHODS[method](times - times[0], flat, noise)
-    result = np.full(frames.shape[1:], np.nan)
-    result[~gaps] = values
+        result, last = np.full(frames.shape[1:], np.nan), np.full(frames.shape[1:], np.nan)
+        result[~gaps] = values
     distances = np.sqrt(np.mean((flat - values) ** 2, axis=1))
-    last = np.full(frames.shape[1:], np.nan)
     # a parabola through the last frames: their noise is averaged, their bend is not
     few = min(times.size, max(4, times.size // 3))
     last[~gaps] = _end_of_parabola(flat[-few:]) if few >= 4 else flat[-1]
@@ -239,251 +236,10 @@ def _last_rate(t: np.ndarray, changes: np.ndarray) -> float:
     return math.log(early / late) / gap if gap > 0 and early > late > 0 else math.nan
 
 
-# --- from the equation ------------------------------------------------------------------------------------------------
-
-
-def _linear_inverse(problem: Problem, times: np.ndarray, frames: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
-    """Most probable conductances and sources, and what they settle to, grid.shape.
-
-    Over every interval between frames and for every cell
-
-        m (u_next - u) / dt - F_walls = - sum_f g_f theta_f (u_i - u_nb) + sum_w g_w theta_w (T_w - u_i) + V s
-
-    with u on the right the mean of the two frames. Gaussian priors: theta around 1, the source s around the problem's,
-    as wide as the rates that are seen. Unknown are the relative conductances theta of faces and walls, and s.
-    """
-    from scipy.sparse import csr_array, diags_array, eye_array, vstack
-    from scipy.sparse.linalg import spsolve
-
-    operator = discretize(problem)
-    if not (problem.steady_coefficients and operator.forcing.constant) or operator.cross is not None:
-        raise ProblemError("the linear inverse knows steady problems without a full tensor D; give such a prior.")
-    if frames.shape[1:] != problem.grid.shape:
-        raise ProblemError(
-            f"frames have shape {frames.shape[1:]}, the grid {problem.grid.shape}: the linear inverse needs whole fields."
-        )
-    left, right, base = _faces(operator)
-    cells = operator.mass.size
-    states = np.stack([operator.enter(np.nan_to_num(frame)).ravel() for frame in frames])
-    # noise in the frames enters the coefficients of the equations too, and would make every conductance look small
-    states, noise = _cleaned(operator, states, noise)
-    dt = np.diff(times)[0]
-    middle, change = 0.5 * (states[1:] + states[:-1]), np.diff(states, axis=0) / dt
-    mass, volume = operator.mass.ravel(), operator.volumes.ravel()
-    holding = [(wall, np.flatnonzero(wall.g > 0)) for wall in operator.walls]
-    wall_cells = np.concatenate([wall.cells[k] for wall, k in holding] or [np.zeros(0, int)])
-    wall_g = np.concatenate([wall.g[k] for wall, k in holding] or [np.zeros(0)])
-    outside = np.concatenate([wall.data_at(wall.value, 0.0)[k] for wall, k in holding] or [np.zeros(0)])
-    loss = operator.diagonal.ravel() - np.bincount(wall_cells, wall_g, cells)
-    # what is known of F: flux sides and the pull of the surroundings; the source is unknown
-    source = volume * np.ravel(np.broadcast_to(problem.source(0.0), problem.grid.shape))
-    pulled = np.bincount(wall_cells, wall_g * outside, cells)
-    known = operator.forcing.base.ravel() - source - pulled
-    faces, walls = np.arange(left.size), np.arange(wall_cells.size)
-    blocks, sides = [], []
-    for u, rate in zip(middle, change, strict=True):
-        flow = base * (u[left] - u[right])
-        rows = np.concatenate([left, right, wall_cells, np.arange(cells)])
-        columns = np.concatenate([faces, faces, left.size + walls, left.size + walls.size + np.arange(cells)])
-        values = np.concatenate([-flow, flow, wall_g * (outside - u[wall_cells]), volume])
-        blocks.append(csr_array((values, (rows, columns)), shape=(cells, left.size + walls.size + cells)))
-        sides.append(mass * rate + loss * u - known)
-    free = np.tile(operator.free.ravel(), len(blocks))
-    system, target = vstack(blocks).tocsr()[free], np.concatenate(sides)[free]
-    # an equation is as uncertain as the noise of the difference, and no better than the mean of two frames stands for the interval
-    reach = np.abs(change).max()
-    gather = (
-        np.bincount(left, base**2, cells)
-        + np.bincount(right, base**2, cells)
-        + np.bincount(wall_cells, wall_g**2, cells)
-    )
-    through = np.sqrt(np.bincount(left, base, cells) ** 2 + gather)
-    error = np.tile(np.hypot(math.sqrt(2) * noise / dt * mass, noise * through) + 0.01 * reach * mass, len(blocks))[
-        free
-    ]
-    scale = _source_scale(source, volume, reach, mass)
-    spread = np.concatenate([np.full(left.size + walls.size, _PRIOR_SPREAD), np.full(cells, _SOURCE_SPREAD * scale)])
-    prior = np.concatenate([np.ones(left.size + walls.size), source / np.where(volume > 0, volume, 1.0)])
-    weighted = diags_array(1 / error) @ system @ diags_array(spread)
-    deviation = (target - system @ prior) / error
-    unknown = weighted.shape[1]
-    alike = _neighbours_alike(left, right, left.size + walls.size, unknown)
-    held = np.zeros(unknown, dtype=bool)
-    low = (_LEAST - prior) / spread
-    x = np.zeros(unknown)
-    for _ in range(6):  # conductances that would come out negative are held at their least, and the rest solved again
-        x[held] = low[held]
-        part = weighted[:, ~held]
-        normal = (part.T @ part + eye_array(part.shape[1]) + alike[~held][:, ~held]).tocsc()
-        x[~held] = spsolve(normal, part.T @ (deviation - weighted[:, held] @ x[held]))
-        crossed = ~held & (x < low) & (np.arange(unknown) < left.size + walls.size)
-        if not crossed.any():
-            break
-        held |= crossed
-    theta = prior + spread * x
-    theta[: left.size + walls.size] = np.maximum(theta[: left.size + walls.size], _LEAST)
-    return _settled(operator, theta, (left, right, base), (wall_cells, wall_g, outside), loss, known)
-
-
-def _source_scale(source: np.ndarray, volume: np.ndarray, reach: float, mass: np.ndarray) -> float:
-    """Size of source that the rates of change speak of."""
-    seen = reach * float((mass / np.where(volume > 0, volume, np.inf)).max())
-    return max(seen, float(np.abs(source).max() / volume.max()))
-
-
-def _neighbours_alike(left: np.ndarray, right: np.ndarray, offset: int, size: int):
-    """Prior precision of sources that resemble their neighbours' (a graph Laplacian on the unknowns from `offset` on)."""
-    from scipy.sparse import csr_array
-
-    i, j = left + offset, right + offset
-    weight = np.full(i.size, (_SOURCE_SPREAD / _SOURCE_STEP) ** 2)
-    values = np.concatenate([weight, weight, -weight, -weight])
-    return csr_array((values, (np.concatenate([i, j, i, j]), np.concatenate([i, j, j, i]))), shape=(size, size))
-
-
-def _cleaned(operator, states: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
-    """States without most of their noise, and an estimate of what is left of it.
-
-    First in time: singular vectors that noise alone would have are dropped. Then in space: of all fields that differ from
-    the states by no more than their noise, those of least energy (the discrepancy principle, Morozov 1966).
-    """
-    from scipy.sparse import eye_array
-    from scipy.sparse.linalg import splu
-
-    if noise == 0:
-        return states, 0.0
-    u, size, v = np.linalg.svd(states, full_matrices=False)
-    floor = noise * (math.sqrt(states.shape[0]) + math.sqrt(states.shape[1]))
-    rank = max(1, int((size > 1.2 * floor).sum()))
-    kept = (u[:, :rank] * size[:rank]) @ v[:rank]
-    noise = min(noise, noise * math.sqrt(rank * (states.shape[0] + states.shape[1] - rank) / states.size))
-    stiffness = operator.matrix() / float(operator.max_diagonal * operator.mass.max())
-    force = operator.forcing.base.ravel() / float(operator.max_diagonal * operator.mass.max())
-    white = noise * np.random.default_rng(0).normal(size=states.shape)
-    low, high = -3.0, 4.0
-    for _ in range(20):
-        weight = 10 ** (0.5 * (low + high))
-        solve = splu((eye_array(states.shape[1]) + weight * stiffness).tocsc()).solve
-        smooth = solve((kept + weight * force).T).T
-        moved = float(np.sqrt(np.mean((smooth - kept) ** 2)))
-        low, high = (0.5 * (low + high), high) if moved < noise else (low, 0.5 * (low + high))
-    # what is left is alike in neighbouring cells and frames, whose equations therefore share their errors
-    return smooth, _SHARED * float(np.sqrt(np.mean(solve(white.T) ** 2)))
-
-
-def _faces(operator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(left cell, right cell, conductance) of every conducting inner face."""
-    index = np.arange(operator.mass.size).reshape(operator.shape)
-    lefts, rights, values = [], [], []
-    for axis, g in enumerate(operator.conductances):
-        n = operator.shape[axis]
-        last = n if operator.periodic[axis] and n > 1 else n - 1
-        lefts.append(np.take(index, np.arange(last), axis=axis).ravel())
-        rights.append(np.take(index, (np.arange(last) + 1) % n, axis=axis).ravel())
-        values.append(np.take(g, np.arange(1, last + 1), axis=axis).ravel())
-    left, right, value = (np.concatenate(parts) for parts in (lefts, rights, values))
-    used = value > 0
-    return left[used], right[used], value[used]
-
-
-def _settled(
-    operator, theta: np.ndarray, faces, walls, loss: np.ndarray, known: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Equilibrium and slowest rate of the inferred problem."""
-    from scipy.sparse import csc_array, diags_array
-    from scipy.sparse.linalg import eigsh, spsolve
-
-    (left, right, base), (cells, wall_g, outside) = faces, walls
-    size = operator.mass.size
-    g, w, source = np.split(theta, [left.size, left.size + cells.size])
-    g, w = base * g, wall_g * w
-    rows = np.concatenate([left, right, left, right])
-    columns = np.concatenate([right, left, left, right])
-    diagonal = loss + np.bincount(cells, w, size)
-    stiffness = csc_array((np.concatenate([-g, -g, g, g]), (rows, columns)), shape=(size, size)) + diags_array(diagonal)
-    if not diagonal.any():
-        raise ProblemError(
-            "nothing holds the level of this problem: no value, Robin side or loss. Its equilibrium keeps its mean."
-        )
-    free = np.flatnonzero(operator.free.ravel())
-    matrix = stiffness.tocsc()[free][:, free]
-    force = known + np.bincount(cells, w * outside, size) + operator.volumes.ravel() * source
-    u = np.zeros(size)
-    u[free] = spsolve(matrix, force[free])
-    mass = diags_array(operator.mass.ravel()[free]).tocsc()
-    if free.size > 3:
-        rate = float(eigsh(matrix, k=1, M=mass, sigma=0.0, return_eigenvectors=False, v0=np.ones(free.size))[0])
-    else:
-        rate = float(np.linalg.eigvals(matrix.toarray() / operator.mass.ravel()[free][:, None]).real.min())
-    return operator.leave(u.reshape(operator.shape)), rate
-
-
 METHODS: dict[str, Callable] = {
     "exponential": _exponential,
     "aitken": _aitken,
     "reduced-rank": _reduced_rank,
     "dynamic-modes": _dynamic_modes,
-    "linear-inverse": _linear_inverse,
+    "linear-inverse": settled,
 }
-
-
-def compare(
-    problem: Problem,
-    initial,
-    prior: Problem,
-    noises: tuple[float, ...] = (0.0, 0.001, 0.01, 0.05),
-    sensors: tuple[int | None, ...] = (None, 64, 16, 4),
-    fractions: tuple[float, ...] = (0.1, 0.3, 1.0),
-    frames: int = 16,
-    seed: int = 0,
-) -> list[dict]:
-    """Errors of all methods on a known problem, over noise, number of sensors and how much of the transient is seen.
-
-    Parameters
-    ----------
-    prior
-        What "linear-inverse" is told: the problem with another diffusivity and source.
-    noises
-        Standard deviations relative to the largest value of the equilibrium.
-    sensors
-        Numbers of cells read, drawn at random; None: all.
-    fractions
-        Duration observed over the slowest time constant.
-
-    Returns
-    -------
-    list of dict
-        Keys noise, sensors, fraction, "last frame" and one per method: relative l2 error of the equilibrium at the
-        sensors. "linear-inverse" needs whole fields: nan for fewer sensors.
-    """
-    from .equilibrium import equilibrium, time_to_equilibrium
-    from .simulate import simulate
-
-    end = equilibrium(problem, tol=1e-11, initial=initial).u
-    constant = time_to_equilibrium(problem, tol=math.exp(-1))
-    cells = np.flatnonzero(~np.isnan(end.ravel()))
-    generator = np.random.default_rng(seed)
-    rows = []
-    for fraction in fractions:
-        t = np.linspace(0.0, fraction * constant, frames)
-        clean = simulate(problem, initial, t[-1], scheme="krylov", save=t, progress=False).u
-        for noise in noises:
-            read = clean + noise * np.nanmax(np.abs(end)) * generator.normal(size=clean.shape)
-            for count in sensors:
-                chosen = cells if count is None else generator.choice(cells, size=min(count, cells.size), replace=False)
-                row = {"noise": noise, "sensors": count, "fraction": fraction}
-                truth, flat = end.ravel()[chosen], read.reshape(frames, -1)[:, chosen]
-                row["last frame"] = float(np.linalg.norm(flat[-1] - truth) / np.linalg.norm(truth))
-                for method in METHODS:
-                    if method == "linear-inverse":
-                        whole = count is None
-                        made = (
-                            forecast(t, read, method, problem=prior).u.ravel()[chosen]
-                            if whole
-                            else np.full(truth.shape, np.nan)
-                        )
-                    else:
-                        made = forecast(t, flat, method).u
-                    row[method] = float(np.linalg.norm(made - truth) / np.linalg.norm(truth))
-                rows.append(row)
-    return rows

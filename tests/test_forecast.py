@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import diffsim as ds
-from diffsim.forecast import METHODS, compare, roughness
+from diffsim.forecast import METHODS, roughness
 
 FRAMES_ONLY = [name for name in METHODS if name != "linear-inverse"]
 SIDES = {"x": ds.Dirichlet(0.0), "y-": ds.Dirichlet(0.5), "y+": ds.Robin(3.0, 1.0)}
@@ -127,10 +127,46 @@ def test_later_values_follow_the_slowest_decay():
         made.at([0.5])
 
 
-def test_methods_are_compared_on_one_problem():
-    rows = compare(hidden(), 0.0, ds.Problem(GRID, 1.0, boundary=SIDES), (0.0, 0.01), (None, 4), (0.3,), frames=12)
-    assert len(rows) == 4 and set(METHODS) < set(rows[0])
-    assert rows[0]["linear-inverse"] < rows[0]["last frame"] and math.isnan(rows[1]["linear-inverse"])
+def sparse(frames, count, seed=0):
+    """Frames of which a few random cells are read."""
+    cells = frames[0].size
+    where = np.random.default_rng(seed).choice(cells, count, replace=False)
+    seen = np.full((len(frames), cells), np.nan)
+    seen[:, where] = frames.reshape(len(frames), -1)[:, where]
+    return seen.reshape(frames.shape)
+
+
+def test_a_few_sensors_and_the_equation_give_the_whole_field():
+    """Smooth source, one coefficient three times the prior's: the factor and the field are found from twelve cells."""
+    x, y = GRID.mesh()
+    prior = ds.Problem(GRID, 1.0, boundary=SIDES)
+    problem = prior.with_(
+        diffusivity=3.0, source=6.0 * np.cos(2 * x) * (1 + y), boundary={**SIDES, "y+": ds.Robin(9.0, 1.0)}
+    )
+    t, frames, end = early(problem, 0.5, k=16)
+    made = ds.forecast(t, sparse(frames, 12), "linear-inverse", problem=prior)
+    assert distance(made.u, end) < 0.1
+    assert distance(frames[-1], end) > 0.3
+    assert made.rate == pytest.approx(1.0 / ds.time_to_equilibrium(problem, tol=math.exp(-1)), rel=0.3)
+    np.testing.assert_allclose(made.at([t[-1]])[0], frames[-1], rtol=0, atol=0.05 * np.abs(end).max())
+
+
+@pytest.mark.parametrize("count", [4, 16])
+def test_sensors_with_noise_are_better_inverted_than_left(count):
+    t, frames, end = early(hidden(), 0.3, k=16, noise=0.01)
+    made = ds.forecast(t, sparse(frames, count), "linear-inverse", problem=ds.Problem(GRID, 1.0, boundary=SIDES))
+    seen = ~np.isnan(sparse(frames, count)[0])
+    assert distance(made.u[seen], end[seen]) < 0.7 * distance(frames[-1][seen], end[seen])
+
+
+def test_what_sensors_say_does_not_depend_on_units():
+    """Readings in other units, of a transient in other units of time: u follows, the rate too."""
+    t, frames, _ = early(hidden(), 0.3, noise=0.01)
+    prior = ds.Problem(GRID, 1.0, boundary={"x": ds.Dirichlet(0.0), "y": ds.Dirichlet(0.0)})
+    made = ds.forecast(t, sparse(frames, 9), "linear-inverse", problem=prior)
+    other = ds.forecast(60 * t, -7 * sparse(frames, 9), "linear-inverse", problem=prior)
+    np.testing.assert_allclose(other.u, -7 * made.u, rtol=0, atol=1e-9 * np.abs(made.u).max())
+    assert other.rate == pytest.approx(made.rate / 60, rel=1e-9)
 
 
 def test_the_page_on_forecasts_runs():
@@ -164,7 +200,12 @@ def test_phases_of_the_measured_rod_are_continued(shared_data, phase):
         ({"times": [0.0, 1.0]}, "or more"),
         ({"frames": np.full((4, 2), np.nan)}, "frames hold"),
         ({"method": "linear-inverse"}, "needs problem="),
+        ({"method": "linear-inverse", "problem": ds.Problem(GRID, 1.0)}, "takes frames over the cells"),
         ({"noise": -1.0}, "noise"),
+        (
+            {"frames": np.ones((4, 10, 8)), "method": "linear-inverse", "problem": ds.Problem(GRID, 1.0)},
+            "holds the level",
+        ),
     ],
 )
 def test_records_that_cannot_be_extrapolated_are_refused(changes, word):
