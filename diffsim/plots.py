@@ -21,12 +21,12 @@ from .grid import Grid
 from .operator import Operator
 from .problem import Problem
 from .schemes import SCHEMES, Scheme, Stabilized, scheme_of
-from .stability import Spectrum, Verdict, allowed_step, mesh_fourier, positive_step, spectrum
+from .stability import Spectrum, Verdict, mesh_fourier, positive_step, spectrum
 from .stability import _operator as operator_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
     from .trajectory import Trajectory
 
@@ -94,7 +94,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _finished(figure: Figure, path: str | Path | None) -> Figure:
+def _finished(figure: Any, path: str | Path | None) -> Any:
     """Write the figure, in one piece, to `path` where one is given."""
     if path is not None:
         from .store import write_bytes
@@ -112,10 +112,13 @@ def _finished(figure: Figure, path: str | Path | None) -> Figure:
 @_styled
 def plot_stability(
     schemes: Iterable[Any] | None = None,
-    problem: Problem | Operator | None = None,
+    problem: Problem | Operator | Spectrum | np.ndarray | Sequence[float] | None = None,
     dt: float | None = None,
     path: str | Path | None = None,
-) -> Figure:
+    *,
+    title: str | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
     """Draw the stability regions in the plane of ``z = lambda dt``, with the problem's own spectrum times dt on top.
 
     Parameters
@@ -125,25 +128,33 @@ def plot_stability(
         optimizer; None: the whole table.
     problem
         Its eigenvalues, times -dt, are marked: in closed form or dense where possible, otherwise as Lanczos' estimates
-        together with the proven interval.
+        together with the proven interval. Or the real eigenvalues themselves, (n,), of whatever decays: a positive one
+        is a mode that decays, a negative one a mode that grows by itself, as the Hessian of a network has them.
     dt
         Step [s]; None: the largest stable FTCS step of the problem.
     path
         Where to write the picture.
+    title
+        Instead of the title that names the plane and the step.
+    figure
+        Draw into this one, or a part of it, instead of a new one; whoever made it sees to its size and layout.
+
+    Returns
+    -------
+    Figure
+        The new figure, or the one given.
     """
     rows = [_row(scheme) for scheme in (SCHEMES if schemes is None else schemes)]
     if not rows:
         raise ProblemError("schemes is empty; name one or more, or leave it out for the whole table.")
-    eigenvalues = None
-    if problem is not None:
-        operator = operator_of(problem, None, 0.0)
-        eigenvalues = spectrum(operator)
-        if dt is None or not math.isfinite(dt):
-            dt = allowed_step(operator, SCHEMES["ftcs"])
-            dt = dt if math.isfinite(dt) else 1.0
+    eigenvalues = None if problem is None else _spectrum_of(problem)
+    if eigenvalues is not None and (dt is None or not math.isfinite(dt)):
+        dt = SCHEMES["ftcs"].real_limit() / eigenvalues.bound if eigenvalues.bound > 0 else 1.0
+    if path is not None and figure is not None and not hasattr(figure, "savefig"):
+        raise ProblemError("a part of a figure is not written by itself; leave path out, and save the whole.")
     columns = min(len(rows), 5 if len(rows) > 8 else 4 if len(rows) > 6 else 3)
     lines = math.ceil(len(rows) / columns)
-    figure = _figure(max(1.2 + 2.75 * columns, 5.5), 1.5 + 2.35 * lines)
+    figure = _figure(max(1.2 + 2.75 * columns, 5.5), 1.5 + 2.35 * lines) if figure is None else figure
     axes = figure.subplots(lines, columns, squeeze=False)
     shades = [_region(ax, row, eigenvalues, dt) for ax, row in zip(axes.flat, rows, strict=False)]
     for ax in axes.flat[len(rows) :]:
@@ -155,12 +166,31 @@ def plot_stability(
             ax.set_xlabel("Re z")
     bar = figure.colorbar(shades[-1], ax=axes, ticks=_LEVELS, shrink=0.7, aspect=30, pad=0.01)
     bar.set_label("amplification per step, |R(z)| (white: it grows)" if lines > 1 else "|R(z)| (white: > 1)")
-    title = "Stability regions in the plane of z = λ dt"
+    heading = "Stability regions in the plane of z = λ dt"
     if eigenvalues is not None:
-        title += "," + (" " if columns > 3 else "\n") + f"and −dt × the eigenvalues of this problem, dt = {dt:.4g} s"
+        whose = f"{'given' if eigenvalues.kind == 'given' else 'of this problem'}, dt = {dt:.4g} s"
+        heading += "," + (" " if columns > 3 else "\n") + f"and −dt × the eigenvalues {whose}"
         _spectrum_legend(figure, eigenvalues, 2 if columns > 3 else 1)
-    figure.suptitle(title)
+    figure.suptitle(heading if title is None else title)
     return _finished(figure, path)
+
+
+def _spectrum_of(given: Any) -> Spectrum:
+    """The spectrum of a problem, or the one given."""
+    if isinstance(given, Spectrum):
+        return given
+    if isinstance(given, Problem | Operator):
+        return spectrum(operator_of(given, None, 0.0))
+    if not isinstance(given, np.ndarray | Sequence) or isinstance(given, str):
+        raise ProblemError(f"problem = {given!r} is neither a Problem nor an array of eigenvalues.")
+    values = np.asarray(given)
+    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise ProblemError(
+            f"the eigenvalues have shape {values.shape} and dtype {values.dtype}; give real, finite ones, (n,). "
+            "Take their real parts only where you know that the others are rounding."
+        )
+    values = np.sort(values.astype(float))
+    return Spectrum(values, "given", float(max(values[-1], 0.0)))
 
 
 _LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -261,13 +291,14 @@ def _mark_spectrum(ax: Axes, row: Any, stages: int | None, dt: float, eigenvalue
 
 
 _SPECTRUM_TEXT = {
+    "given": "eigenvalues as given",
     "exact": "eigenvalues in closed form",
     "dense": "all eigenvalues",
     "ritz": "Lanczos' estimates of eigenvalues, and the proven interval",
 }
 
 
-def _spectrum_legend(figure: Figure, eigenvalues: Spectrum, columns: int) -> None:
+def _spectrum_legend(figure: Figure | SubFigure, eigenvalues: Spectrum, columns: int) -> None:
     from matplotlib.lines import Line2D
 
     handles = [

@@ -171,6 +171,34 @@ def test_anything_that_knows_its_amplification_is_drawn():
     assert leftmost == pytest.approx(-2 * (1 + momentum), abs=0.05)
 
 
+def test_eigenvalues_may_be_given_and_those_of_growth_are_marked():
+    values = np.array([-0.1, 0.0, 1.0, 3.0, 4.2])
+    figure = plots.plot_stability(["ftcs", "backward-euler"], values, 0.5)
+    np.testing.assert_allclose(np.sort(marks(figure.axes[0], "x")), [-2.1, 0.05])
+    np.testing.assert_allclose(np.sort(marks(figure.axes[1], "x")), [0.05])
+    default = plots.plot_stability(["ftcs"], list(values))  # 2 / 4.2: the largest is exactly on the edge
+    np.testing.assert_allclose(marks(default.axes[0], "|").min(), -2.0)
+    assert "given" in default.get_suptitle()
+
+
+@pytest.mark.parametrize("values", [np.zeros((2, 2)), [], [1.0, np.nan], np.array([1j]), "ftcs", 3.0])
+def test_what_is_no_spectrum_is_refused(values):
+    with pytest.raises(ds.ProblemError, match="eigenvalues"):
+        plots.plot_stability(["ftcs"], values)
+
+
+def test_regions_are_drawn_into_a_part_of_a_figure(plate, tmp_path):
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    left, right = figure.subfigures(1, 2)
+    assert plots.plot_stability(["ftcs"], plate, figure=left, title="one") is left
+    plots.plot_stability(["rk4"], [1.0, 2.0], 1.0, figure=right, title="two")
+    assert [part.get_suptitle() for part in (left, right)] == ["one", "two"]
+    assert len(left.axes) == len(right.axes) == 2  # a region and its colour bar each
+    figure.savefig(tmp_path / "both.png")
+    with pytest.raises(ds.ProblemError, match="part of a figure"):
+        plots.plot_stability(["ftcs"], plate, figure=left, path=tmp_path / "left.png")
+
+
 @pytest.mark.parametrize("schemes", [[], ["euler"], [object()]])
 def test_what_has_no_region_is_refused(schemes):
     with pytest.raises(ds.ProblemError):
