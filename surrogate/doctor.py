@@ -136,6 +136,30 @@ def adopt(source, source_term: float = 1.0, most: int = 2000) -> tuple[Dataset, 
     return Dataset.from_arrays(problems, labels), tuple(dropped)
 
 
+def sampled_phases(source, most: int = 2000) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Coefficients of two values as phases: (n, m, m) bool, the m places along an axis of the unit square, and D of each phase.
+
+    D is read off the labels, for f = 1; items that `adopt` leaves out are left out here.
+
+    Raises
+    ------
+    StoreError, ProblemError
+        As `adopt`; and where the coefficients take more than two values, or the samples are not a square.
+    """
+    pairs = _pairs(source, most)
+    dropped = {i for check in (_finite, _sign) for f in [check(pairs)] if f.level == "BAD" for i in f.items}
+    kept = np.setdiff1d(np.arange(len(pairs.u)), sorted(dropped))
+    a, u = pairs.a[kept], pairs.u[kept]
+    alignment = grid_alignment(u)
+    found = phase_values(a, u, alignment)
+    low = _place(alignment[0][0])
+    if found is None or len(found) != 2 or a.ndim != 3 or a.shape[1] != a.shape[2] or low is None:
+        raise ProblemError(f"{pairs.name}: fields of two values on a square grid are needed here.")
+    first, second = sorted(found)
+    spacing = _spacings(a.shape[1:], [tuple(_place(d) for d in ends) for ends in alignment])[0]
+    return a == second, (np.arange(a.shape[1]) + low) * spacing, (found[first][0], found[second][0])
+
+
 # --- reading -----------------------------------------------------------------------------------------------------------
 
 

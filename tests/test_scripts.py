@@ -10,7 +10,16 @@ import diffsim as ds
 from diffsim import store
 
 SCRIPTS = {path.stem for path in (Path(__file__).parents[1] / "scripts").glob("*.py")} - {"__init__"}
-RUN_HERE = {"simulate", "generate_data", "train_surrogate", "plot_stability", "tune_steps", "fit_diffusivity", "demo"}
+RUN_HERE = {
+    "simulate",
+    "generate_data",
+    "train_surrogate",
+    "plot_stability",
+    "tune_steps",
+    "fit_diffusivity",
+    "demo",
+    "coarse_pairs",
+}
 RUN_IN_TEST_APPLICATIONS = {"tortuosity", "wall", "chip", "denoise"}
 
 
@@ -88,3 +97,12 @@ def test_the_demo_leaves_one_report_that_needs_no_network(tmp_path, capsys):
     text = Path(page).read_text()
     assert text.count("<img") >= 5
     assert 'src="http' not in text and "src='http" not in text
+
+
+@pytest.mark.slow
+def test_coarse_pairs(shared_data, capsys):
+    words = ("--minutes", 0.02, "--items", 4, "--draws", 6, "--resolution", 48, "--sweeps", 60)
+    found = run("coarse_pairs", "--data", shared_data / "darcy16" / "darcy_train_16.npz", *words)
+    assert found["closure 0.02"] < 0.089 < found["fno 0.02"]  # the coarse solve of the published description: 0.089
+    assert 0.03 < found["floor"] < found["apart"] < 0.15
+    assert "left out: 12" in capsys.readouterr().out
