@@ -209,11 +209,12 @@ PENALTIES: dict[str, tuple[str, tuple[float, ...]]] = {
 
 
 def _penalty_cases(profile: str) -> list[dict]:
+    names = list(PENALTIES) if profile == "full" else ["none", "dropout", "decay"]
     return [
         {"penalty": name, "strength": strength, "items": items, "seed": seed}
         for items in (FEW, MANY)
-        for name, (_, strengths) in PENALTIES.items()
-        for strength in (strengths if profile == "full" else strengths[len(strengths) // 2 :][:1])
+        for name in names
+        for strength in PENALTIES[name][1][: None if profile == "full" else 1]
         for seed in range(SEEDS[profile])
     ]
 
@@ -372,7 +373,7 @@ def _noise_cases(profile: str) -> list[dict]:
         {"part": "network", "place": name, "strength": strength, "items": items, "seed": seed}
         for items in (FEW, MANY)
         for name, (_, strengths) in NOISES.items()
-        for strength in (strengths if profile == "full" else strengths[len(strengths) // 2 :][:1])
+        for strength in strengths[: None if profile == "full" else 1]
         for seed in range(SEEDS[profile])
     ]
 
