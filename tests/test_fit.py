@@ -9,6 +9,8 @@ import diffsim as ds
 from diffsim import exact
 from diffsim.operator import discretize
 from diffsim.tuning import sensitivity
+from diffsim.tuning.adjoint import Misfit
+from diffsim.tuning.regularised import penalty
 from diffsim.tuning.sensitivity import Model
 
 LINE = ds.Grid(shape=(24,), lengths=(1.0,))
@@ -115,6 +117,77 @@ def test_multigrid_serves_what_is_too_large_to_factor(monkeypatch):
     monkeypatch.setattr(sensitivity, "_FACTORED_CELLS", 0)
     for one, two in zip(factored, model(theta), strict=True):
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("of", "initial", "theta", "scheme", "dt"),
+    [
+        (rod, lambda x: x * x, [0.7, 2.0, 1.3, 0.5], "sdirk3", 2.0**-6),
+        (rod, lambda x: x * x, [0.7, 2.0, 1.3, 0.5], "tr-bdf2", 2.0**-6),
+        (rod, lambda x: x * x, [0.7, 2.0, 1.3, 0.5], "rk4", 6e-4),
+        (driven, 0.0, [0.7, 2.0], "sdirk3", 2.0**-6),
+        (plate, 0.2, [1.0, 5.0], "sdirk3", 2.0**-5),
+    ],
+    ids=["implicit", "tr-bdf2", "explicit", "driven", "plate"],
+)
+def test_the_adjoint_of_the_steps_is_the_gradient(of, initial, theta, scheme, dt, rng):
+    """Against differences of the misfit itself; with the scheme of the sensitivity equations, against those too."""
+    theta = np.array(theta)
+    points = POINTS if of is not plate else [(0.03, 0.05), (0.5, 0.7), (0.97, 0.4), (0.48, 0.1)]
+    times = TIMES / 10 if scheme == "rk4" else TIMES
+    values = rng.random((4, 4))
+    values[1, 2] = np.nan
+    model = Model(of, initial, ds.Observations(points, times, values), theta, always_stepping=True)
+    model.dt = dt
+    misfit = Misfit(model, scheme)
+    far, gradient, readings = misfit(theta)
+    size = np.abs(gradient).max()
+    for j, unit in enumerate(np.eye(theta.size)):
+        up, down = (misfit(theta + sign * 1e-5 * theta[j] * unit)[0] for sign in (1, -1))
+        assert gradient[j] == pytest.approx((up - down) / (2e-5 * theta[j]), abs=1e-8 * size)
+    if scheme == "sdirk3":
+        expected, slopes = model(theta)
+        np.testing.assert_allclose(readings, expected, rtol=0, atol=1e-12)
+        residual = np.nan_to_num(expected - values)
+        assert far == pytest.approx(0.5 * (residual**2).sum(), rel=1e-12)
+        np.testing.assert_allclose(gradient, np.einsum("tj,tjp->p", residual, slopes), rtol=0, atol=1e-7 * size)
+
+
+@pytest.mark.parametrize("scheme", ["sdirk3", "ftcs"])
+def test_the_adjoint_is_exact_to_rounding_where_the_misfit_is_a_parabola(scheme, rng):
+    """Readings are linear in sources and wall values: a central difference of any width is then the derivative."""
+
+    def of(theta):
+        sides = {"x-": ds.Robin(2.0, theta[1]), "x+": ds.Dirichlet(theta[2])}
+        return ds.Problem(LINE, 1.0 + LINE.centers[0], source=theta[0], boundary=sides)
+
+    theta = np.array([1.0, 2.0, 3.0])
+    record = ds.Observations(POINTS, TIMES / 10, rng.random((4, 4)))
+    model = Model(of, 0.3, record, theta, always_stepping=True)
+    model.dt = {"sdirk3": 0.01, "ftcs": 4e-4}[scheme]
+    misfit = Misfit(model, scheme)
+    _, gradient, _ = misfit(theta)
+    for j, unit in enumerate(np.eye(3)):
+        up, down = (misfit(theta + sign * unit)[0] for sign in (1, -1))
+        assert gradient[j] == pytest.approx((up - down) / 2, rel=1e-9)
+
+
+def test_the_adjoint_crosses_periodic_sides_and_multigrid_solves(monkeypatch, rng):
+    ring = ds.Grid(shape=(6, 5), lengths=(1.0, 1.0))
+
+    def of(theta):
+        return ds.Problem(ring, theta.reshape(6, 5), loss=1.0, boundary={"x": ds.Periodic(), "y-": ds.Dirichlet(1.0)})
+
+    theta = 1.0 + rng.random(30)
+    record = ds.Observations([(0.95, 0.3), (0.1, 0.8)], [0.02, 0.1], rng.random((2, 2)))
+    model = Model(of, rng.random((6, 5)), record, theta, always_stepping=True)
+    model.dt = 0.02
+    gradient = Misfit(model)(theta)[1]
+    way = rng.normal(size=30)
+    up, down = (Misfit(model)(theta + sign * 1e-5 * way)[0] for sign in (1, -1))
+    assert gradient @ way == pytest.approx((up - down) / 2e-5, rel=1e-7)
+    monkeypatch.setattr(sensitivity, "_FACTORED_CELLS", 0)
+    np.testing.assert_allclose(Misfit(model)(theta)[1], gradient, rtol=0, atol=1e-8 * np.abs(gradient).max())
 
 
 # --- fits -----------------------------------------------------------------------------------------------------------
@@ -242,6 +315,54 @@ def test_parameters_hardly_told_apart_are_named():
     assert "hardly tell D and b apart" in fit.explain() and fit.correlation[0, 1] < -0.99
 
 
+COARSE = ds.Grid(shape=(10, 10), lengths=(1.0, 1.0))
+PATCH = np.repeat(np.arange(5), 2)
+CENTRES = (np.arange(5) + 0.5) / 5
+FIELD = np.exp(0.7 * np.sin(2 * np.pi * CENTRES)[:, None] * np.cos(np.pi * CENTRES)).ravel()
+
+
+def patches(theta):
+    """A source and two cold sides; 5 x 5 patches of diffusivity."""
+    sides = {"x-": ds.Dirichlet(1.0), "y+": ds.Dirichlet(0.0)}
+    return ds.Problem(COARSE, np.asarray(theta).reshape(5, 5)[np.ix_(PATCH, PATCH)], source=10.0, boundary=sides)
+
+
+def patch_record(noise):
+    places = COARSE.centers[0][::2]
+    return noisy(patches, 0.0, [(x, y) for x in places for y in places], [0.02, 0.05, 0.1, 0.2, 0.4], FIELD, noise)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["noise known", "cross-validation"])
+def test_a_coarse_field_is_recovered_from_noise(known):
+    """25 diffusivities that differ by a factor of four, from readings with noise of 1 % of their span."""
+    record = patch_record(0.02)
+    fit = ds.fit(patches, 0.0, record, guess=np.ones(25), smooth=(5, 5), noise=0.02 if known else None)
+    assert fit.route == "adjoint" and fit.rms == pytest.approx(0.02, rel=0.15)
+    assert np.sqrt(np.mean(np.log(fit.value / FIELD) ** 2)) < 0.15 < np.ptp(np.log(FIELD)) / 6
+    inside = (fit.interval[:, 0] <= FIELD) & (fit.interval[:, 1] >= FIELD)
+    assert inside.mean() >= 0.8
+    assert "combinations of the parameters" in fit.explain() and "adjoint" in fit.explain()
+
+
+def test_patches_that_no_reading_depends_on_are_named():
+    def of(theta):
+        inner = theta.copy()
+        inner[0] = 1.0  # the first parameter is not used
+        return patches(inner)
+
+    fit = ds.fit(of, 0.0, patch_record(0.02), guess=np.ones(25), smooth=(5, 5))
+    assert "do not depend on theta[0]" in fit.explain()
+
+
+def test_roughness_is_the_differences_between_neighbours():
+    rows = penalty(7, (2, 3))
+    assert rows.shape == (7, 7) and (rows.sum(axis=1) == 0).all() and (rows[:, 6] == 0).all()
+    field = np.append(np.arange(6.0), 9.0)
+    assert sorted(rows @ field) == [1.0] * 4 + [3.0] * 3
+    with pytest.raises(ds.ProblemError, match="smooth"):
+        penalty(5, (2, 3))
+
+
 def test_residuals_with_memory_are_pointed_out():
     times = np.linspace(0.01, 0.5, 80)
     record = noisy(quenched, hump, [0.2, 0.5], times, [0.6], 1e-3)
@@ -276,6 +397,7 @@ def test_records_that_make_no_sense_are_refused(arguments, word):
         ({"guess": [1.0] * 20}, "cannot fix"),
         ({"guess": [1.0], "bounds": (2.0, 3.0)}, "within its bounds"),
         ({"guess": [1.0], "names": ["a", "b"]}, "names"),
+        ({"noise": 0.1}, "penalty"),
         ({"observations": "log.csv"}, "Observations"),
         ({"problem_of": lambda theta: None}, "must return a Problem"),
         ({"observations": ds.Observations([(0.1, 0.2)], TIMES, np.zeros((4, 1)))}, "coordinates"),

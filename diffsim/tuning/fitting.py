@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from ..data import number
 from ..errors import ProblemError
-from .leastsquares import checked_guess, solve
+from .leastsquares import Solution, checked_guess, solve
 from .observations import Observations
+from .regularised import solve_many
 from .sensitivity import Model
+
+_MANY = 20  # parameters beyond which one adjoint run costs less than a sensitivity each, and data seldom tell them all
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,8 @@ class Fit:
     notes
         Sentences on what the data cannot tell.
     route
-        "modes" | "stepping" (sensitivity equations) | "differences" (whole runs differenced: D depends on u or t).
+        "modes" | "stepping" (sensitivity equations) | "adjoint" (many parameters: one run backwards for all) |
+        "differences" (whole runs differenced: D depends on u or t).
     """
 
     value: np.ndarray
@@ -68,6 +73,7 @@ class Fit:
         how = {
             "modes": "sensitivities exact in time from the eigenvectors",
             "stepping": "sensitivity equations stepped with the state",
+            "adjoint": "gradients by the adjoint of the steps",
             "differences": "central differences of whole runs, because D depends on u or t",
         }[self.route]
         count = self.observations.count
@@ -88,12 +94,18 @@ def fit(
     guess: Sequence[float] | np.ndarray,
     bounds: Any = None,
     names: Sequence[str] | None = None,
+    smooth: Sequence[int] | None = None,
+    noise: float | None = None,
 ) -> Fit:
     """Find the parameters whose problem predicts the readings best, in the sense of least squares.
 
     The derivatives come from the sensitivity equations of the discrete problem, not from differences of runs (except
     where D depends on u or t, which the result says). A parameter whose guess is positive is searched on a logarithmic
     scale, unless its bounds reach below zero.
+
+    More than 20 parameters, or a field with `smooth`, are more than most records can tell. Then gradients come from the
+    adjoint of the run, two runs for all of them, and a penalty on roughness (without `smooth`: on the distance from the
+    guess) is weighed by the data; the result says how many combinations of the parameters the readings determine.
 
     Parameters
     ----------
@@ -109,6 +121,11 @@ def fit(
         (low, high), numbers or (p,) each; None: no bounds but the sign of a positive guess.
     names
         p names for the texts.
+    smooth
+        Shape of the coarse field that the first parameters are, in C order: neighbours in it are held alike.
+    noise
+        Standard deviation of the readings, where known: the penalty is then that of least expected error (Mallows); None:
+        by generalised cross-validation.
 
     Raises
     ------
@@ -119,8 +136,25 @@ def fit(
     """
     if not isinstance(observations, Observations):
         raise ProblemError(f"observations = {type(observations).__name__}; give Observations(points, times, values).")
-    guess, names = checked_guess(guess, names, observations.count)
-    model = Model(problem_of, initial, observations, guess)
+    many = smooth is not None or np.size(guess) > _MANY
+    guess, names = checked_guess(guess, names, observations.count, penalised=many)
+    model = Model(problem_of, initial, observations, guess, always_stepping=many)
+    if many and model.route == "stepping" and model.posed(guess).operator.cross is None:
+        noise = None if noise is None else number("noise", noise, above=0.0)
+        found = solve_many(model, guess, bounds, names, smooth, noise)
+        while model.refine(found.value):
+            found = solve_many(model, found.value, bounds, names, smooth, noise)
+        model.route = "adjoint"
+        return _concluded(model, found, observations, names, model(found.value, derivatives=False)[0])
+    if many and (smooth is not None or observations.count <= guess.size):
+        raise ProblemError(
+            f"{guess.size} parameters for {observations.count} readings need a penalty, and that needs D that depends "
+            "neither on u nor on t and is no full tensor; give fewer parameters."
+        )
+    if noise is not None:
+        raise ProblemError(
+            f"noise = {noise} weighs the penalty on many parameters, and there is none here; give smooth, or leave it out."
+        )
     present = observations.present
     values = observations.values[present]
 
@@ -132,7 +166,12 @@ def fit(
     found = solve(residual, guess, bounds, names)
     while model.refine(found.value):  # the step that was fine enough at the guess is not at the end
         found = solve(residual, found.value, bounds, names)
-    predicted = model(found.value, derivatives=False)[0]
+    return _concluded(model, found, observations, names, model(found.value, derivatives=False)[0])
+
+
+def _concluded(
+    model: Model, found: Solution, observations: Observations, names: tuple[str, ...], predicted: np.ndarray
+) -> Fit:
     return Fit(
         value=found.value,
         interval=found.interval,

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import ConvergenceError, ProblemError
 
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
 _INFLATED = 10.0  # an interval this much wider than with the other parameters known: the data mix them up
 _SINGULAR = 1e-7  # relative singular value below which a combination of parameters leaves no trace
 
@@ -34,15 +34,17 @@ class Solution:
         return float(np.sqrt(np.mean(self.residual**2)))
 
 
-def checked_guess(guess: Any, names: Sequence[str] | None, readings: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The guess as an array and one name per parameter."""
+def checked_guess(
+    guess: Any, names: Sequence[str] | None, readings: int, penalised: bool = False
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The guess as an array and one name per parameter; where nothing is penalised, readings must outnumber them."""
     guess = np.atleast_1d(np.array(guess, dtype=float))
     if guess.ndim != 1 or guess.size == 0 or not np.isfinite(guess).all():
         raise ProblemError(f"guess = {guess}: give one finite number per parameter.")
     names = tuple(names) if names is not None else tuple(f"theta[{j}]" for j in range(guess.size))
     if len(names) != guess.size:
         raise ProblemError(f"{len(names)} names for {guess.size} parameters; give one each.")
-    if readings <= guess.size:
+    if readings <= guess.size and not penalised:
         raise ProblemError(
             f"{readings} readings cannot fix {guess.size} parameters with an interval; give more readings."
         )
@@ -153,7 +155,7 @@ def uncertainty(residual: np.ndarray, jacobian: np.ndarray, names: tuple[str, ..
     covariance[unknown, unknown] = np.inf
     root = np.sqrt(np.maximum(np.diag(inverse), 1e-300))
     correlation = inverse / np.outer(root, root)
-    half = np.where(unknown, np.inf, stdtrit(freedom, 0.5 + _CONFIDENCE / 2) * deviations)
+    half = np.where(unknown, np.inf, stdtrit(freedom, 0.5 + CONFIDENCE / 2) * deviations)
     notes = [f"The readings do not depend on {names[j]}: they hold nothing about it." for j in np.flatnonzero(blind)]
     inflation = np.sqrt(np.diag(inverse))
     if len(lost) or (inflation > _INFLATED).any():

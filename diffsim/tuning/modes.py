@@ -135,6 +135,21 @@ def power(
         return np.real(scheme.R(z, stages)) ** n
 
 
+class Powers:
+    """`power` at one z for any step count: one-step schemes evaluate R once, and ``powers(n)`` costs no more than R^n."""
+
+    def __init__(self, scheme: Scheme, z: np.ndarray, stages: int | None = None):
+        self.scheme, self.z, self.stages = scheme, z, stages
+        self.factor = None if scheme.family in ("multistep", "exponential") else power(scheme, z, 1, stages)
+
+    def __call__(self, n: int) -> np.ndarray:
+        """What n steps multiply the modes by, shape z.shape."""
+        if self.factor is None:
+            return power(self.scheme, self.z, n, self.stages)
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            return self.factor**n
+
+
 def decay(operator: Operator, state: np.ndarray, duration: float) -> Modes:
     """Modes of a problem with steady coefficients and data, from the padded `state`.
 

@@ -57,7 +57,28 @@ def sweep_picture(sweep: Sweep, path: str | Path | None = None) -> Figure:
     return _finished(figure, path)
 
 
-def _map(ax: Axes, sweep: Sweep, k: int, layer: np.ndarray) -> None:
+@_styled
+def maps_side_by_side(
+    sweep: Sweep, foretold: np.ndarray, best: tuple[float, int] | None, path: str | Path | None = None
+) -> Figure:
+    """The map that was run beside one that was foretold, (n_dts, n_steps) outcomes, each with its cheapest run."""
+    figure = _figure(9.2, 4.9)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _map(left, sweep, 0, sweep._layers[0])
+    left.set_title("run")
+    _map(right, sweep, 0, foretold, star=False)
+    same = float((foretold == sweep._layers[0]).mean())
+    right.set_title(f"foretold: {same:.0%} of the outcomes alike")
+    right.set_ylabel("")
+    if best is not None:
+        right.plot(*best, "*", color="white", markeredgecolor=BLACK, markersize=14, zorder=5)
+    figure.suptitle(f"{sweep.theory.scheme.title} (settled: within {sweep.tol:.2g} of the equilibrium)")
+    handles, labels = _legend()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    return _finished(figure, path)
+
+
+def _map(ax: Axes, sweep: Sweep, k: int, layer: np.ndarray, star: bool = True) -> None:
     from matplotlib.colors import ListedColormap
 
     # each run is a tile as large as its neighbourhood
@@ -70,14 +91,14 @@ def _map(ax: Axes, sweep: Sweep, k: int, layer: np.ndarray) -> None:
         i, j = np.nonzero(layer == name)
         style = {"color": _DARK[name], "markersize": 3.2, "linestyle": "none", "markeredgewidth": 0.9}
         ax.plot(sweep.dts[i], sweep.steps[j], marker, **style)
-    _lines(ax, sweep, k)
+    _lines(ax, sweep, k, star)
     title = "" if sweep.diffusivities is None else f"D = {_text(sweep.diffusivities[k])}"
     ax.set(xscale="log", yscale="log", xlabel="step size dt [s]", ylabel="number of steps", title=title)
     ax.set_xlim(*_edges(sweep.dts)[[0, -1]])
     ax.set_ylim(*_edges(sweep.steps)[[0, -1]])
 
 
-def _lines(ax: Axes, sweep: Sweep, k: int) -> None:
+def _lines(ax: Axes, sweep: Sweep, k: int, star: bool) -> None:
     theory, ends = sweep.theory, _edges(sweep.dts)[[0, -1]]
     if ends[0] < theory.dt_limit[k] < ends[1]:
         ax.axvline(theory.dt_limit[k], color=BLACK)
@@ -88,7 +109,7 @@ def _lines(ax: Axes, sweep: Sweep, k: int) -> None:
     )
     ax.plot(stable, theory.settled_steps(k, stable), color=BLACK, linestyle=":", linewidth=2.2)
     best = sweep._best(sweep._layers[k], sweep._work[k])
-    if best is not None:
+    if star and best is not None:
         ax.plot(*best, "*", color="white", markeredgecolor=BLACK, markersize=14, zorder=5)
 
 

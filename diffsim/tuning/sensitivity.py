@@ -46,7 +46,11 @@ class Posed:
     def __init__(self, problem: Problem, points: np.ndarray):
         self.operator: Operator = discretize(problem)
         self.mass = self.operator.mass.ravel()
-        self.readers = [PointValue(self.operator, point) for point in points]
+        self.points = points
+
+    @cached_property
+    def readers(self) -> list[PointValue]:
+        return [PointValue(self.operator, point) for point in self.points]
 
     @cached_property
     def stiffness(self):
@@ -83,33 +87,41 @@ class Posed:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """(n_points, N) weights of the cells in each reading, found by reading unit states around the point."""
+        """(n_points, N) weights of the cells in each reading."""
+        rows = [self.row(reader) for reader in self.readers]
+        return np.stack(rows) if rows else np.zeros((0, self.mass.size))
+
+    def around(self, reader: PointValue) -> set[tuple[int, ...]]:
+        """Cells that a reading may depend on."""
         shape = self.operator.grid.shape
-        rows = np.zeros((len(self.readers), self.mass.size))
-        state = np.zeros(shape)
-        for row, reader in zip(rows, self.readers, strict=True):
-            nothing = reader(state, 0.0)
-            around = itertools.product(
-                *([(i + k) % n for k in (-1, 0, 1)] for i, n in zip(reader.cell, shape, strict=True))
-            )
-            for cell in set(around):
-                if self.operator.free.reshape(shape)[cell]:
-                    state[cell] = 1.0
-                    row[np.ravel_multi_index(cell, shape)] = reader(state, 0.0) - nothing
-                    state[cell] = 0.0
-        return rows
+        return set(
+            itertools.product(*([(i + k) % n for k in (-1, 0, 1)] for i, n in zip(reader.cell, shape, strict=True)))
+        )
+
+    def row(self, reader: PointValue) -> np.ndarray:
+        """(N,) weights of the cells in one reading, found by reading unit states around the point."""
+        shape = self.operator.grid.shape
+        row, state = np.zeros(self.mass.size), np.zeros(shape)
+        nothing = reader(state, 0.0)
+        for cell in self.around(reader):
+            if self.operator.free.reshape(shape)[cell]:
+                state[cell] = 1.0
+                row[np.ravel_multi_index(cell, shape)] = reader(state, 0.0) - nothing
+                state[cell] = 0.0
+        return row
 
     def offsets(self, times: np.ndarray) -> np.ndarray:
         """(n_times, n_points): what the sensors read of wall values and held cells."""
+        offsets = [self.offset(reader, times) for reader in self.readers]
+        return np.stack(offsets, axis=1) if offsets else np.zeros((times.size, 0))
+
+    def offset(self, reader: PointValue, times: np.ndarray) -> np.ndarray:
+        """(n_times,): what one sensor reads of wall values and held cells."""
         state, shape = np.zeros(self.operator.grid.shape), self.operator.grid.shape
-        result = np.empty((times.size, len(self.readers)))
-        for j, reader in enumerate(self.readers):
-            beside_wall = any(i in (0, n - 1) for i, n in zip(reader.cell, shape, strict=True))
-            if beside_wall and not self.operator.forcing.constant:
-                result[:, j] = [reader(state, float(t)) for t in times]
-            else:
-                result[:, j] = reader(state, float(times[0]))
-        return result
+        beside_wall = any(i in (0, n - 1) for i, n in zip(reader.cell, shape, strict=True))
+        if beside_wall and not self.operator.forcing.constant:
+            return np.array([reader(state, float(t)) for t in times])
+        return np.full(times.size, reader(state, float(times[0])))
 
 
 class Slope:
@@ -129,6 +141,33 @@ class Slope:
     def mass(self) -> np.ndarray:
         return self(lambda posed: posed.mass)
 
+    @cached_property
+    def touched(self) -> list[int]:
+        """Readers beside which a coefficient, or what drives a wall, moves with the parameter: the others read as before."""
+        above, below = self.above.operator, self.below.operator
+        if not above.forcing.constant:
+            return list(range(len(self.above.points)))
+        moves = (above.diagonal != below.diagonal) | (above.forcing.base != below.forcing.base)
+        for axis, (one, two) in enumerate(zip(above.conductances, below.conductances, strict=True)):
+            changed = one != two
+            n = moves.shape[axis]
+            moves |= np.take(changed, range(n), axis=axis) | np.take(changed, range(1, n + 1), axis=axis)
+        cells = moves.reshape(above.grid.shape)
+        shape = cells.shape
+        near = cells.copy()  # and the neighbours of these
+        for offset in itertools.product(*((-1, 0, 1) if n > 1 else (0,) for n in shape)):
+            near |= np.roll(cells, offset, axis=range(cells.ndim))
+        return [j for j, point in enumerate(self.above.points) if near[above.grid.locate(point)]]
+
+    def reading(self, states: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """What the parameter moves in the readings of unmoved `states` (n_times, N), (n_times, n_points)."""
+        result = np.zeros((times.size, len(self.above.points)))
+        for j in self.touched:
+            above, below = ((posed, posed.readers[j]) for posed in (self.above, self.below))
+            sides = [states @ posed.row(reader) + posed.offset(reader, times) for posed, reader in (above, below)]
+            result[:, j] = (sides[0] - sides[1]) / self.width
+        return result
+
 
 class Model:
     """``predict(theta) -> (readings (n_times, n_points), derivatives (n_times, n_points, p))``.
@@ -137,9 +176,16 @@ class Model:
     of whole runs, for coefficients that depend on u or t).
     """
 
-    def __init__(self, problem_of: Callable, initial: Any, observations: Observations, guess: np.ndarray):
+    def __init__(
+        self,
+        problem_of: Callable,
+        initial: Any,
+        observations: Observations,
+        guess: np.ndarray,
+        always_stepping: bool = False,
+    ):
         self.problem_of, self.initial, self.observations = problem_of, initial, observations
-        problem = self._pose(guess)
+        problem = self.pose(guess)
         self.grid = problem.grid
         if observations.points.shape[1] != self.grid.ndim:
             raise ProblemError(
@@ -156,7 +202,7 @@ class Model:
         posed = Posed(problem, observations.points) if problem.linear else None
         if posed is None or not problem.steady_coefficients:
             self.route = "differences"
-        elif self._small(posed):
+        elif self._small(posed) and not always_stepping:
             self.route = "modes"
         else:
             self.route = "stepping"
@@ -164,7 +210,7 @@ class Model:
         if self.route == "stepping":
             self.dt = self._settled_step(guess)
 
-    def _pose(self, theta: np.ndarray) -> Problem:
+    def pose(self, theta: np.ndarray) -> Problem:
         problem = self.problem_of(theta)
         if not isinstance(problem, Problem):
             raise ProblemError(f"problem_of({theta}) returned {type(problem).__name__}; it must return a Problem.")
@@ -178,8 +224,10 @@ class Model:
             and n * n * self.observations.times.size <= _DENSE_ENTRIES
         )
 
-    def __call__(self, theta: np.ndarray, derivatives: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
-        """Readings, and their derivatives unless not wanted."""
+    def __call__(
+        self, theta: np.ndarray, derivatives: bool = True, dt: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Readings, and their derivatives unless not wanted; stepped with `dt` where given, else with the settled step."""
         self.evaluations += 1
         if self.route == "differences":
             readings = self._simulated(theta)
@@ -189,29 +237,32 @@ class Model:
             for above, below, width in neighbours(self._simulated, theta, 10 * _RELATIVE_STEP):
                 columns.append((above - below) / width)
             return readings, np.stack(columns, axis=-1)
-        posed = self._posed(theta)
+        posed = self.posed(theta)
         slopes = []
         if derivatives:
-            slopes = [Slope(*sides) for sides in neighbours(self._posed, theta)]
-        states = self._modal(posed, slopes) if self.route == "modes" else self._stepped(posed, slopes, self.dt)
+            slopes = [Slope(*sides) for sides in neighbours(self.posed, theta)]
+        states = self._modal(posed, slopes) if self.route == "modes" else self._stepped(posed, slopes, dt or self.dt)
         times = self.observations.times
         readings = states[0] @ posed.rows.T + posed.offsets(times)
         if not derivatives:
             return readings, None
         columns = [
-            s @ posed.rows.T + states[0] @ slope(lambda p: p.rows).T + slope(lambda p: p.offsets(times))
-            for s, slope in zip(states[1:], slopes, strict=True)
+            s @ posed.rows.T + slope.reading(states[0], times) for s, slope in zip(states[1:], slopes, strict=True)
         ]
         return readings, np.stack(columns, axis=-1)
 
-    def _posed(self, theta: np.ndarray) -> Posed:
-        problem = self._pose(theta)
+    def posed(self, theta: np.ndarray) -> Posed:
+        problem = self.pose(theta)
         if problem.grid.shape != self.grid.shape:
             raise ProblemError(
                 f"problem_of changes the grid from {self.grid.shape} to {problem.grid.shape}; parameters may move coefficients, "
                 "sides and sources, not the cells."
             )
         return Posed(problem, self.observations.points)
+
+    def posed_start(self, posed: Posed) -> np.ndarray:
+        """The initial state over all cells, (N,)."""
+        return posed.operator.enter(self.start).ravel()
 
     # --- exact in time ------------------------------------------------------------------------------------------------
 
@@ -223,7 +274,7 @@ class Model:
         """
         root = np.sqrt(posed.mass)
         times = self.observations.times - self.begin
-        initial = posed.operator.enter(self.start).ravel()
+        initial = self.posed_start(posed)
 
         def scaled(p: Posed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             r = np.sqrt(p.mass)
@@ -260,7 +311,7 @@ class Model:
     def _settled_step(self, guess: np.ndarray) -> float:
         """A step so small that halving it no longer moves the readings."""
         duration = float(self.observations.times[-1]) - self.begin
-        posed = self._posed(guess)
+        posed = self.posed(guess)
         values = self.observations.values
         span = float(np.nanmax(values) - np.nanmin(values)) or float(np.nanmax(np.abs(values))) or 1.0
         order = SCHEMES["sdirk3"].order
@@ -279,11 +330,12 @@ class Model:
     def _stepped(self, posed: Posed, slopes: list[Slope], dt: float) -> list[np.ndarray]:
         """States and sensitivities at the times by the third-order scheme, steps of at most dt that hit every time."""
         times = self.observations.times
-        u = posed.operator.enter(self.start).ravel()
+        u = self.posed_start(posed)
         s = np.zeros((u.size, len(slopes)))
         states = [np.empty((times.size, u.size)) for _ in range(1 + len(slopes))]
         step = _Step(posed, slopes)
-        starts, lengths, counts = _steps(np.append(self.begin, times), dt)
+        growing = posed.operator.forcing.constant
+        starts, lengths, counts = steps_between(np.append(self.begin, times), dt, growing)
         frame = 0
         for h, forces, slope_forces in step.forcing(starts, lengths):
             while counts[frame] == 0:  # nothing left of this interval: the time is reached
@@ -301,7 +353,7 @@ class Model:
         return discretize(problem, self.begin, None if problem.linear else self.start).spectral_bound().value
 
     def _simulated(self, theta: np.ndarray) -> np.ndarray:
-        problem, times = self._pose(theta), self.observations.times
+        problem, times = self.pose(theta), self.observations.times
         frames = np.unique(np.append(self.begin, times))
         until = float(times[-1])
         work = self._first_rate(problem) * (until - self.begin)
@@ -331,6 +383,10 @@ class _Step:
             np.stack([slope.mass for slope in slopes], axis=1) if slopes else np.zeros((posed.mass.size, 0))
         )
         self.solvers: dict[float, Callable] = {}
+        if slopes:
+            from scipy.sparse import vstack
+
+            self.slope_stiffness = vstack([slope.stiffness for slope in slopes], format="csr")
 
     def forcing(self, starts: np.ndarray, lengths: np.ndarray):
         """Yield (h, F at the stages (s, N), F_theta at the stages (s, N, p)) for every step, made in batches."""
@@ -374,14 +430,14 @@ class _Step:
         """K_theta u, (N, p)."""
         if not self.slopes:
             return np.zeros((u.size, 0))
-        return np.stack([slope.stiffness @ u for slope in self.slopes], axis=1)
+        return (self.slope_stiffness @ u).reshape(len(self.slopes), u.size).T
 
     def _solver(self, shift: float) -> Callable:
         key = float(f"{shift:.12g}")  # equal steps differ in their last digits
         if key not in self.solvers:
             if len(self.solvers) >= 8:
                 self.solvers.clear()
-            self.solvers[key] = _shifted(self.posed, shift)
+            self.solvers[key] = shifted(self.posed, shift)
         return self.solvers[key]
 
 
@@ -407,10 +463,16 @@ def neighbours(evaluate: Callable[[np.ndarray], Any], theta: np.ndarray, relativ
         yield sides[0], sides[1], places[0] - places[1]
 
 
-def _steps(marks: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(starts, lengths) of equal steps of at most dt between the marks, and their number in each interval."""
-    gaps = np.diff(marks)
-    counts = np.ceil(gaps / dt * (1 - 1e-12)).astype(int)
+def steps_between(marks: np.ndarray, dt: float, growing: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(starts, lengths) of equal steps between the marks, at most dt long, and their number in each interval.
+
+    Growing: at most dt times the time elapsed at the start of the interval, in units of the first. What a rough start
+    leaves at time t moves at rates of about 1/t: steps in proportion to t make errors alike.
+    """
+    gaps, elapsed = np.diff(marks), marks[:-1] - marks[0]
+    later = elapsed[elapsed > 0]
+    longest = dt * np.maximum(1.0, elapsed / later[0]) if growing and later.size else np.full(gaps.size, dt)
+    counts = np.ceil(gaps / longest * (1 - 1e-12)).astype(int)
     within = np.concatenate([np.arange(n) for n in counts]) if counts.size else np.zeros(0)
     lengths = np.repeat(np.divide(gaps, counts, out=np.zeros_like(gaps), where=counts > 0), counts)
     return np.repeat(marks[:-1], counts) + within * lengths, lengths, counts
@@ -422,7 +484,7 @@ def _save(states: list[np.ndarray], i: int, u: np.ndarray, s: np.ndarray) -> Non
         states[1 + j][i] = s[:, j]
 
 
-def _shifted(posed: Posed, shift: float) -> Callable[[np.ndarray], np.ndarray]:
+def shifted(posed: Posed, shift: float) -> Callable[[np.ndarray], np.ndarray]:
     """Solver of ``(shift m + K) x = rhs`` for one or more columns: factored where small, multigrid elsewhere."""
     if posed.mass.size <= _FACTORED_CELLS:
         from scipy.sparse import dia_array

@@ -19,7 +19,7 @@ from ..problem import Problem
 from ..schemes import Scheme, scheme_of, within
 from ..stability import allowed_step, mesh_fourier, positive_step
 from ..steppers import System, stepper_for
-from .modes import DENSE_CELLS, power, whole_modes
+from .modes import DENSE_CELLS, Powers, power, whole_modes
 
 OUTCOMES = ("unstable", "oscillating", "unfinished", "settled", "wasteful")
 _NOISE = 1e-9  # of the initial distance: smaller changes are rounding, whatever they do
@@ -239,7 +239,8 @@ def cheapest(
     case = SweptCase(problem, initial, row, number("tol", tol, above=0.0))
     step_sizes = np.array([number("dts", dt, above=0.0) for dt in np.atleast_1d(np.asarray(dts, dtype=object))])
     steps = np.array([case.least_settled(float(dt)) for dt in step_sizes])
-    work = steps * np.array([case.work(float(dt)) for dt in step_sizes])
+    pairs = zip(step_sizes, steps, strict=True)
+    work = np.array([n * case.work(float(dt)) if math.isfinite(n) else math.inf for dt, n in pairs])
     return Cheapest(step_sizes, steps, work)
 
 
@@ -304,14 +305,18 @@ class SweptCase:
         if self.modes is None or self.scheme.family == "splitting":
             return self._least_marched(dt)
         rates, _, root, parts = self.modes
-        stages, z = self._stages(dt), -dt * rates
+        try:
+            stages, z = self._stages(dt), -dt * rates
+        except ProblemError:  # more stages than the scheme has: no step of this size
+            return math.inf
         excited = np.abs(parts) > 1e-13 * np.linalg.norm(parts)
         if not (self.scheme.growth(z[excited & (rates > 0)], stages) < 1).all():
             return math.inf
+        made = Powers(self.scheme, z, stages)
         level = self.tol * self.scale * float(np.linalg.norm(root))
 
         def settled(n: int) -> bool:
-            return float(np.linalg.norm(power(self.scheme, z, n, stages) * parts)) <= level
+            return float(np.linalg.norm(made(n) * parts)) <= level
 
         high = 1
         while not settled(high):
@@ -375,13 +380,17 @@ class SweptCase:
         known: dict[int, np.ndarray] = {}
         facts = self.operator.uniform
         assert facts is not None  # the caller asked
+        made: list[Powers] = []  # at the rates of the box, which the transform hands over
+
+        def grown(rates: np.ndarray, n: int) -> np.ndarray:
+            if not made:
+                made.append(Powers(self.scheme, -dt * rates, stages))
+            return made[0](n)
 
         def error(n: int) -> np.ndarray:
             if n not in known:
                 with np.errstate(over="ignore", invalid="ignore"):
-                    known[n] = spectral.apply_function(
-                        facts, self.first, lambda rates: power(self.scheme, -dt * rates, n, stages)
-                    )
+                    known[n] = spectral.apply_function(facts, self.first, lambda rates: grown(rates, n))
             return known[n]
 
         return error
@@ -392,13 +401,14 @@ class SweptCase:
         rates, vectors, root, parts = self.modes
         stages = self._stages(dt)
         with np.errstate(over="ignore", invalid="ignore"):
-            grown = np.stack([power(self.scheme, -dt * rates, n, stages) * parts for n in wanted], axis=1)
-            lost = ~(np.abs(grown).max(axis=0) < _LOST * np.linalg.norm(parts))
-            states = vectors @ np.where(lost, 0.0, grown) / root[:, None]
+            made = Powers(self.scheme, -dt * rates, stages)
+            grown = np.stack([made(n) for n in wanted]) * parts
+            lost = ~(np.abs(grown).max(axis=1) < _LOST * np.linalg.norm(parts))
+            states = np.where(lost[:, None], 0.0, grown) @ vectors.T / root
         known: dict[int, np.ndarray | None] = {}
-        for column, (n, gone) in enumerate(zip(wanted, lost, strict=True)):
+        for n, gone, state in zip(wanted, lost, states, strict=True):
             error = np.zeros(self.operator.shape)
-            error[self.operator.free] = states[:, column]
+            error[self.operator.free] = state
             known[n] = None if gone else error
         return known.get
 
