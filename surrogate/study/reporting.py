@@ -110,7 +110,8 @@ def write_report(claims: Iterable[Claim], out, profile: str, path) -> None:
         section.text(f"Tested: {claim.hypothesis}")
         section.table(list(finding.head), [list(row) for row in finding.rows])
         section.figure(draw(claim, out, profile), claim.settings)
-        section.text(claim.why)
+        for paragraph in claim.why.split("\n\n"):
+            section.text(paragraph.replace("*", ""))
     report.write(path)
 
 

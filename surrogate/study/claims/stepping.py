@@ -526,7 +526,7 @@ COEFFICIENT = Claim(
 
 # --- 4: applications and sizes --------------------------------------------------------------------------------------
 
-SIZES = (8, 16, 32)  # cells along an axis
+SIZES = (8, 16, 22)  # cells along an axis: plates of up to 512 cells are diagonalised whole
 ITEMS = (16, 64, 256)  # fields to learn from
 RATES = tuple(float(f"{x:.2g}") for x in np.geomspace(3e-4, 1e-1, 6))
 _UPDATES, _EVERY = 600, 20
@@ -703,7 +703,7 @@ OPTIMUM = Claim(
     4,
     "optimum",
     "The best step and number of steps depend on the application and on the size of the data set",
-    "Between five applications on grids of 8 to 32 cells per axis the best step, in units of the stability limit, "
+    "Between five applications on grids of 8 to 22 cells per axis the best step, in units of the stability limit, "
     "differs by more than 2 times (to rest, or on a planned path); between 16 and 256 training fields the best "
     "learning rate or number of updates differs (paired interval excludes 1). Supported if both, refuted if neither.",
     "Rod, layers, plate, porous medium, fin; FTCS to rest and `ds.plan` at a tolerance of 1e-3. A network "
