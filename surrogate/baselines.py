@@ -63,13 +63,15 @@ def fit_ridge(inputs: np.ndarray, labels: np.ndarray, modes: int = 64) -> Ridge:
     amplitudes, shapes = (left * values)[:, :modes], right[:modes]
     kernel = known @ known.T
     scale = float(np.trace(kernel)) / len(kernel) or 1.0
-    eigenvalues, vectors = np.linalg.eigh(kernel / scale)
+    # The means fit constants without a penalty, so constants are no part of the residuals that are left out. As the
+    # kernel maps them to 0, giving them the eigenvalue 1 instead changes no weight, and keeps them apart from others.
+    eigenvalues, vectors = np.linalg.eigh(kernel / scale + 1 / len(kernel))
     rotated = vectors.T @ amplitudes
 
     def weights_and_error(ridge: float):
         shrink = 1 / (np.maximum(eigenvalues, 0) + ridge)
         weights = vectors @ (shrink[:, None] * rotated)
-        inverse_diagonal = (vectors**2) @ shrink
+        inverse_diagonal = np.maximum((vectors**2) @ shrink - 1 / (len(kernel) * (1 + ridge)), np.finfo(float).tiny)
         return weights, float(((weights / inverse_diagonal[:, None]) ** 2).sum())
 
     best, _ = min((weights_and_error(ridge) for ridge in _RIDGES), key=lambda pair: pair[1])

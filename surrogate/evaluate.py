@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ class Report:
         surrogate's error, batched; infinite where it never is. From `timing`.
     timing
         Measured seconds: everything in a report that differs between two evaluations.
+    each
+        The errors of every model, where several were evaluated (trainings with other seeds): `errors` are their means.
+    spread
+        Standard deviations of `errors` over the models (of a sample: n - 1); None for a single one.
     """
 
     title: str
@@ -59,11 +63,21 @@ class Report:
     worst_items: list[int]
     notes: list[str]
     timing: dict[str, float]
+    each: list[dict[str, dict[str, float]]] = field(default_factory=list)
+    spread: dict[str, dict[str, float]] | None = None
 
     @property
     def break_even(self) -> float:
-        """Predictions needed before the surrogate has paid for itself; infinite where it never does."""
-        saved = self.timing.get("solver_batched", math.nan) - self.timing.get("surrogate_batched", math.nan)
+        """Predictions needed before the surrogate has paid for itself, in batches; infinite where it never does."""
+        return self._break_even("batched")
+
+    @property
+    def break_even_single(self) -> float:
+        """The same where problems come one by one."""
+        return self._break_even("single")
+
+    def _break_even(self, way: str) -> float:
+        saved = self.timing.get(f"solver_{way}", math.nan) - self.timing.get(f"surrogate_{way}", math.nan)
         spent = self.timing.get("training", math.nan) + self.timing.get("labels", math.nan)
         if math.isnan(saved) or math.isnan(spent):
             return math.nan
@@ -75,13 +89,19 @@ class Report:
             "title": self.title,
             "items": self.items,
             "errors": self.errors,
+            "each": self.each,
+            "spread": self.spread,
             "baselines": self.baselines,
             "certificate": self.certificate,
             "label_error": self.label_error,
             "same_grid": self.same_grid,
             "worst_items": self.worst_items,
             "notes": self.notes,
-            "timing": {**self.timing, "break_even": self.break_even},
+            "timing": {
+                **self.timing,
+                "break_even": self.break_even,
+                "break_even_single": self.break_even_single,
+            },
         }
         return _plain(content)
 
@@ -91,7 +111,9 @@ class Report:
 
     def table(self) -> str:
         """The report for people."""
-        rows = [("surrogate", self.errors)]
+        rows = [("surrogate" if self.spread is None else f"surrogate, mean of {len(self.each)}", self.errors)]
+        if self.spread is not None:
+            rows.append(("  standard deviation", self.spread))
         if self.same_grid is not None:
             rows.append(("  against the grid's own equilibria", self.same_grid))
         if self.label_error is not None:
@@ -125,19 +147,12 @@ class Report:
                 lines.append(
                     f"  solver at equal error: {_seconds(t['solver_single'])} alone, {_seconds(t['solver_batched'])} batched"
                 )
-                if not math.isnan(t.get("solver_equal_time_l2", math.nan)):
-                    lines.append(f"  solver at equal time: mean L2 error {100 * t['solver_equal_time_l2']:.2g} %")
-                n = self.break_even
-                verdict = (
-                    "unknown (no training time recorded)"
-                    if math.isnan(n)
-                    else (
-                        "never: the solver is faster one by one and batched"
-                        if math.isinf(n)
-                        else f"after {n:,.0f} predictions"
-                    )
-                )
-                lines.append(f"  break-even: {verdict}")
+                reached = [
+                    _percent(t.get(key)).strip() for key in ("solver_equal_time_single_l2", "solver_equal_time_l2")
+                ]
+                lines.append(f"  solver at equal time: mean L2 error {reached[0]} % alone, {reached[1]} % batched")
+                verdicts = [_verdict(n) for n in (self.break_even_single, self.break_even)]
+                lines.append(f"  break-even: {verdicts[0]} alone, {verdicts[1]} batched")
         lines += [f"note: {note}" for note in self.notes]
         lines.append(f"worst items: {', '.join(map(str, self.worst_items))}")
         return "\n".join(lines)
@@ -153,6 +168,7 @@ def evaluate(
     tol: float = 1e-2,
     most: int | None = None,
     progress: "Callable[[str], None] | None" = None,
+    train: Dataset | None = None,
 ) -> Report:
     """Measure a surrogate on items it was not trained on, beside baselines that any user could have instead.
 
@@ -160,17 +176,21 @@ def evaluate(
     ----------
     model
         What `train` or `load` returned, or any object with ``.task`` and ``.fields(problems)`` or ``.from_frames(...)``.
+        A list of them, one per seed, is reported by its mean and spread.
     data
         Equilibria of known problems, or transients.
     part
-        A split ("test" by default), a list of item numbers, or None for all items. Where `data` is too small for a test
-        split, all items are used, and the report says so.
+        "test": what the model has not seen. That is the test split of data it was trained on, and all items of other
+        data; the report says which. Another split, a list of item numbers, or None for all items. Where `data` is too
+        small for a test split, all items are used, and the report says so.
     tol
         Relative L2 error up to which a certified prediction counts as accepted.
     most
         At most so many items (the first ones).
     progress
         Called with a line at every stage.
+    train
+        Data whose training split the baselines learn from; default: that of `data`, without the items evaluated.
 
     Raises
     ------
@@ -178,12 +198,14 @@ def evaluate(
         Where there is nothing to evaluate on, or model and data are of different tasks.
     """
     say = progress or (lambda line: None)
-    notes = []
-    chosen = data.indices(part)
-    if not len(chosen) and part == "test":
-        chosen = data.indices(None)
-        notes.append("too few different items for a test split: all were used; training may have seen them")
-    chosen = chosen[:most]
+    models = list(model) if isinstance(model, list | tuple) else [model]
+    if not models:
+        raise ProblemError("evaluate got an empty list of models; give at least one.")
+    model = models[0]
+    notes: list[str] = []
+    if len({one.task for one in models}) > 1:
+        raise ProblemError("the models are of different tasks; evaluate those of one task together.")
+    chosen = _chosen(models, data, part, notes)[:most]
     if not len(chosen):
         raise ProblemError(f"the part {part!r} of {data!r} holds no items; give another one, or None for all.")
     if model.task != data.task and not (model.task == "coefficients" and data.task == "transient"):
@@ -193,17 +215,25 @@ def evaluate(
     items = [data[int(i)] for i in chosen]
     measure = Measure(items)
     say(f"predicting {len(items)} items")
-    fields, timing = _predicted(model, items)
-    errors = measure(fields)
+    predicted = [_predicted(one, items) for one in models]
+    each = [measure(fields) for fields, _ in predicted]
+    errors, timing = _mean(each), _mean([timing for _, timing in predicted])
     report: dict[str, Any] = {"certificate": None, "label_error": None, "same_grid": None}
+    if len(models) > 1:
+        report |= {"each": each, "spread": _deviation(each)}
     if model.task == "coefficients":
-        report["certificate"], timing["certificate"] = _certified(model, items, fields, tol, measure)
+        certified = [
+            _certified(m, items, fields, tol, measure) for m, (fields, _) in zip(models, predicted, strict=True)
+        ]
+        violations = sum(row["violations"] for row, _ in certified)
+        report["certificate"] = _mean([row for row, _ in certified]) | {"violations": violations}
+        timing["certificate"] = _mean([seconds for _, seconds in certified])
     rows: dict[str, dict[str, Any]] = {}
-    train_numbers = np.setdiff1d(data.split["train"], chosen)
-    train = data.arrays(train_numbers) if len(train_numbers) > 1 else None
-    if train is None:
+    train_numbers = np.setdiff1d(data.split["train"], chosen) if train is None else train.split["train"]
+    known = (data if train is None else train).arrays(train_numbers) if len(train_numbers) > 1 else None
+    if known is None:
         notes.append("no training split in these data: baselines that learn from it are left out")
-    for name, make in _learning_free(model.task, train, items):
+    for name, make in _learning_free(model.task, known, items):
         say(f"baseline: {name}")
         try:
             rows[name] = measure(make())
@@ -211,18 +241,60 @@ def evaluate(
             notes.append(f"{name} left out: {error}")
     if model.task == "coefficients":
         say("baseline: the solver")
-        name, row, solver_timing = _solver(items, measure, errors["l2"]["mean"], timing["surrogate_batched"])
+        name, row, solver_timing = _solver(items, measure, errors["l2"]["mean"], timing)
         rows[name] = row
         timing.update(solver_timing)
-        _costs(model, train, timing)
+        _costs(models, known, timing)
     if data.labels == "restricted-fine":
         own = np.stack([s.u for s in diffsim.equilibrium([item.problem for item in items], tol=1e-10)])
         report["label_error"] = measure(own)
-        report["same_grid"] = Measure([Item(item.problem, u) for item, u in zip(items, own, strict=True)])(fields)
-    worst = np.argsort(-measure.l2(fields), kind="stable")[:5]
+        own_measure = Measure([Item(item.problem, u) for item, u in zip(items, own, strict=True)])
+        report["same_grid"] = _mean([own_measure(fields) for fields, _ in predicted])
+    worst = np.argsort(-np.mean([measure.l2(fields) for fields, _ in predicted], axis=0), kind="stable")[:5]
     title = f"{getattr(getattr(model, 'card', None), 'model', type(model).__name__)} on {data!r}"
     numbers = [int(chosen[i]) for i in worst]
     return Report(title, len(items), errors, rows, worst_items=numbers, notes=notes, timing=timing, **report)
+
+
+def _chosen(models, data: Dataset, part, notes: list[str]) -> np.ndarray:
+    """Numbers of the items to evaluate on; what there is to say of the choice is added to `notes`."""
+    seen: set[str] = set()
+    for one in models:
+        seen.update((getattr(getattr(one, "card", None), "trained", None) or {}).get("seen", ()))
+    origins = getattr(data, "origins", None)
+    if part == "test" and seen and origins is not None:
+        fresh = np.array([origin not in seen for origin in origins])
+        if fresh.all():
+            notes.append(f"no item of these data was in the training: all {len(data)} are used, not a split of them")
+            return data.indices(None)
+        test = data.indices("test")
+        if not fresh[test].all():
+            known = len(test) - int(fresh[test].sum())
+            notes.append(f"{known} items of the test split are problems that the training has seen: they are left out")
+            test = test[fresh[test]]
+        if len(test):
+            return test
+        if not fresh.any():
+            notes.append("the training has seen all items of these data: these errors say nothing of others")
+    chosen = data.indices(part)
+    if not len(chosen) and part == "test":
+        notes.append("too few different items for a test split: all were used; training may have seen them")
+        return data.indices(None)
+    return chosen
+
+
+def _mean(rows: list):
+    """The mean of numbers, or of dicts of them, key by key."""
+    if isinstance(rows[0], dict):
+        return {key: _mean([row[key] for row in rows]) for key in rows[0]}
+    return float(np.mean(rows)) if len(rows) > 1 else rows[0]
+
+
+def _deviation(rows: list):
+    """The same of standard deviations."""
+    if isinstance(rows[0], dict):
+        return {key: _deviation([row[key] for row in rows]) for key in rows[0]}
+    return float(np.std(rows, ddof=1)) if np.isfinite(rows).all() else math.nan
 
 
 class Measure:
@@ -245,8 +317,8 @@ class Measure:
         return math.sqrt(max(0.0, float((e * operator.apply(e)).sum())))
 
     def _differences(self, fields):
-        for operator, u, field in zip(self.operators, self.labels, fields, strict=True):
-            yield operator, operator.enter(np.asarray(field)) - operator.enter(u)
+        for operator, u, guess in zip(self.operators, self.labels, fields, strict=True):
+            yield operator, operator.enter(np.asarray(guess)) - operator.enter(u)
 
     def l2(self, fields) -> np.ndarray:
         """Relative L2 error per item."""
@@ -298,7 +370,7 @@ class _Known:
         return [self._fields.pop(0) for _ in problems]
 
 
-def _certified(model, items, fields, tol, measure: "Measure") -> tuple[dict[str, float] | None, float]:
+def _certified(model, items, fields, tol, measure: "Measure") -> tuple[dict[str, float], float]:
     start = time.perf_counter()
     predictions = predict(_Known(model, fields), [item.problem for item in items], tol=tol)
     seconds = (time.perf_counter() - start) / len(items)
@@ -338,37 +410,45 @@ def _learning_free(task: str, train, items):
         yield "coarse solve (4x)", lambda: baselines.coarse_solve(items, 4)
 
 
-def _solver(items, measure: "Measure", target: float, seconds: float) -> tuple[str, dict[str, Any], dict[str, float]]:
-    """(name, errors, timing) of the solver, stopped where its mean L2 error is that of the surrogate, if it gets there."""
+def _solver(
+    items, measure: "Measure", target: float, surrogate: dict[str, float]
+) -> tuple[str, dict[str, Any], dict[str, float]]:
+    """(name, errors, timing) of the solver, stopped where its mean L2 error is that of the surrogate, if it gets there.
+
+    `surrogate` holds the seconds per item that the surrogate took; how far the solver comes in them is in the timing.
+    """
     problems = [item.problem for item in items]
     diffsim.equilibrium(problems[:1], tol=0.3)  # compiles
     row: dict[str, Any] | None = None
-    errors, timing = {}, {"solver_equal_time_l2": math.nan}
+    errors, timing = {}, {"solver_equal_time_l2": math.nan, "solver_equal_time_single_l2": math.nan}
     for tolerance in _SOLVER_TOLERANCES:
         start = time.perf_counter()
         solutions = diffsim.equilibrium(problems, tol=tolerance)
         batched = (time.perf_counter() - start) / len(items)
+        few = problems[:8]
+        start = time.perf_counter()
+        for problem in few:
+            diffsim.equilibrium(problem, tol=tolerance)
+        single = (time.perf_counter() - start) / len(few)
         errors = measure([s.u for s in solutions])
-        if batched <= seconds:
+        if batched <= surrogate["surrogate_batched"]:
             timing["solver_equal_time_l2"] = errors["l2"]["mean"]
+        if single <= surrogate["surrogate_single"]:
+            timing["solver_equal_time_single_l2"] = errors["l2"]["mean"]
         if errors["l2"]["mean"] <= target and row is None:
             row = {**errors, "tolerance": tolerance, "iterations": float(np.mean([s.iterations for s in solutions]))}
-            few = problems[:8]
-            start = time.perf_counter()
-            for problem in few:
-                diffsim.equilibrium(problem, tol=tolerance)
-            timing |= {"solver_batched": batched, "solver_single": (time.perf_counter() - start) / len(few)}
-        if row is not None and batched > seconds:
+            timing |= {"solver_batched": batched, "solver_single": single}
+        if row is not None and batched > surrogate["surrogate_batched"] and single > surrogate["surrogate_single"]:
             break
     # labels of another grid: however far it is solved, the solver stays at the error of these points
     return ("solver at equal error", row, timing) if row is not None else ("solver on the same points", errors, timing)
 
 
-def _costs(model, train, timing: dict[str, float]) -> None:
-    """Seconds that went into the surrogate before its first prediction."""
-    minutes = (getattr(getattr(model, "card", None), "trained", None) or {}).get("minutes_used")
-    if minutes is not None:
-        timing["training"] = 60.0 * float(minutes)
+def _costs(models, train, timing: dict[str, float]) -> None:
+    """Seconds that went into one surrogate before its first prediction."""
+    records = [getattr(getattr(model, "card", None), "trained", None) or {} for model in models]
+    if all("minutes_used" in record for record in records):
+        timing["training"] = 60.0 * float(np.mean([record["minutes_used"] for record in records]))
     if train is not None and "solver_batched" in timing:
         timing["labels"] = len(train["u"]) * timing["solver_batched"]  # a lower bound: labels are solved further
 
@@ -383,8 +463,14 @@ def _plain(value):
     return value
 
 
+def _verdict(predictions: float) -> str:
+    if math.isnan(predictions):
+        return "unknown (no training time recorded)"
+    return "never (the solver is faster)" if math.isinf(predictions) else f"after {predictions:,.0f} predictions"
+
+
 def _percent(value: float | None) -> str:
-    if value is None:
+    if value is None or math.isnan(value):
         return f"{'-':>8}"
     return f"{100 * value:8.3f}" if value < 10 else f"{100 * value:8.2g}"
 

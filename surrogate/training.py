@@ -20,6 +20,7 @@ from diffsim.threads import available_cores
 from . import fields as encoding
 from . import models, monitors
 from .checkpoint import STATE, Card, Surrogate, load, read_state, write_model, write_state
+from .dataset import content_id, mark
 from .models.layers import laid_out
 from .optimizers import Rule, clip_adaptive, clip_norm, equalise, optimizer_of
 
@@ -206,6 +207,7 @@ def train(
     cells = settings.batch * math.prod(training.shape)
     with torch.random.fork_rng(devices=[]), _threads(settings.threads, cells) as threads, _display(progress) as show:
         run = _Run(card, settings, rule, own, seed, threads, len(training), epochs, minutes)
+        run.seen = sorted({*training.marks, *validation.marks})
         if folder is not None and (folder / STATE).exists():
             run.resume(folder, call)
         try:
@@ -249,6 +251,7 @@ class _Run:
             0.0,
             "running",
         )  # seconds of earlier sessions; later "finished", "stopped", "interrupted"
+        self.seen: list[str] = []  # marks of the items of training and validation: see Dataset.origins
         self.done = 0  # steps
         self.offset, self.entered, self.sums = 0, 0.0, [0.0] * 4  # of the epoch begun: steps, progress before it, sums
         self.best_error, self.best_epoch, self.best_errors = math.inf, -1, []  # validation
@@ -449,7 +452,7 @@ class _Run:
             "status": self.status, "validation_l2": self.best_error if self.history else None, "epochs": len(self.history),
             "best_epoch": self.best_epoch, "validation_errors": self.best_errors,
             "minutes_used": self.elapsed / 60, "threads": self.threads,
-            "precision": "bfloat16" if self.low else "float32", "torch": torch.__version__,
+            "precision": "bfloat16" if self.low else "float32", "torch": torch.__version__, "seen": self.seen,
         }  # fmt: skip
         return Card(**{**asdict(self.card), "trained": {**{k: v for k, v in call.items() if k != "card"}, **done}})
 
@@ -517,6 +520,7 @@ class _Examples:
     digest: str
     symmetries: list[encoding.Symmetry] = field(default_factory=list)
     periodic: tuple[bool, ...] = ()  # per axis, where it is so in all items
+    marks: list[str] = field(default_factory=list)  # of what the items were drawn from, and of what they hold
 
     def __len__(self) -> int:
         return len(self.target)
@@ -578,7 +582,11 @@ def _examples(data, task: str, part: str, settings: Settings, limit: int = 0) ->
     periodic = tuple(all(p.boundary[f"{a}-"].kind == "periodic" for p in problems) for a in problems[0].grid.axes)
     periodic = periodic if any(periodic) else ()
     symmetries = encoding.symmetries(u.shape[1:], periodic)
-    return _Examples(coefficients, forcing, target, mask, inputs.directional, digest.hexdigest(), symmetries, periodic)
+    origins = getattr(data, "origins", None)
+    marks = [] if origins is None else [origins[int(i)] for i in items]
+    marks += [mark(content_id(problem, label)) for problem, label in zip(problems, u, strict=True)]
+    inputs_and_target = coefficients, forcing, target, mask
+    return _Examples(*inputs_and_target, inputs.directional, digest.hexdigest(), symmetries, periodic, marks)
 
 
 def _order(data: _Examples, settings: Settings, seed: int, epoch: int, progress: float) -> np.ndarray:

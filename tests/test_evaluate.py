@@ -84,6 +84,9 @@ def test_break_even_is_cost_over_saving():
     assert report.break_even == pytest.approx(30.0)
     report.timing.update(surrogate_batched=4.0)
     assert report.break_even == math.inf
+    assert math.isnan(report.break_even_single)
+    report.timing.update(surrogate_single=2.0, solver_single=12.0)
+    assert report.break_even_single == pytest.approx(6.0)
 
 
 def test_a_model_that_predicts_nan_is_infinitely_wrong(darcy):
@@ -132,6 +135,27 @@ def test_ridge_recovers_a_linear_map():
     np.testing.assert_allclose(predicted, [item.u for item in items], rtol=0, atol=1e-5)
 
 
+def test_the_penalty_of_the_ridge_is_the_best_by_leaving_one_out():
+    """The closed form of all residuals against fits that each leave one item out, intercept included."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 5))
+    y = x @ rng.normal(size=(5, 3)) + 2.0 * rng.normal(size=(12, 3))
+    scale = ((x - x.mean(axis=0)) ** 2).sum() / 12
+
+    def fit(x, y, ridge):
+        centered = x - x.mean(axis=0)
+        weights = np.linalg.solve(centered.T @ centered + ridge * scale * np.eye(5), centered.T @ (y - y.mean(axis=0)))
+        return lambda new: y.mean(axis=0) + (new - x.mean(axis=0)) @ weights
+
+    def left_out(ridge):
+        rows = [np.delete(np.arange(12), i) for i in range(12)]
+        return sum(float(((fit(x[r], y[r], ridge)(x[i]) - y[i]) ** 2).sum()) for i, r in enumerate(rows))
+
+    best = min(baselines._RIDGES, key=left_out)
+    assert baselines._RIDGES[0] < best < baselines._RIDGES[-1]
+    np.testing.assert_allclose(baselines.fit_ridge(x, y)(x), fit(x, y, best)(x), rtol=1e-9)
+
+
 def test_the_nearest_neighbour_of_a_training_item_is_itself(darcy):
     items = [darcy[i] for i in (3, 5)]
     np.testing.assert_array_equal(baselines.nearest_neighbour(darcy.arrays([1, 3, 5, 7]), items), [items[0].u, items[1].u])
@@ -153,6 +177,72 @@ def test_coarsening_keeps_what_it_can_and_refuses_the_rest():
     void[2, 2] = False
     with pytest.raises(ds.ProblemError, match="voids"):
         baselines.coarsened(problem.with_(active=void), 2)
+
+
+TINY = {"width": 4, "cycles": 1, "levels": 2, "depth": 1, "coarse": 1, "progress": False, "epochs": 1, "items": 10}
+
+
+@pytest.fixture(scope="module")
+def trained(darcy):
+    return [sg.train(darcy, seed=seed, **TINY) for seed in (0, 1)]
+
+
+def test_on_its_own_data_a_model_meets_the_test_split_and_on_other_data_all_of_it(darcy, trained, tmp_path):
+    own = sg.evaluate(trained[0], darcy)
+    assert own.items == len(darcy.split["test"]) < len(darcy)
+    assert own.notes == []
+    other = sg.generate("darcy", tmp_path / "other", count=6, resolution=16, seed=2)
+    report = sg.evaluate(trained[0], other, train=darcy)
+    assert report.items == 6
+    assert "no item of these data was in the training: all 6 are used" in report.table()
+    assert {"training mean", "POD + ridge"} <= set(report.baselines)
+    bare = sg.evaluate(trained[0], other, part="validation")
+    assert bare.items == len(other.split["validation"])
+
+
+def test_what_a_model_has_seen_is_found_at_other_resolutions_and_in_copies(darcy, trained, tmp_path):
+    finer = sg.generate("darcy", tmp_path / "finer", count=60, resolution=20, seed=1)  # the same media
+    report = sg.evaluate(trained[0], finer, most=3)
+    seen = set(darcy.split["train"][:10]) | set(darcy.split["validation"])
+    test = [int(i) for i in finer.split["test"]]
+    if set(test) & seen:  # splits are drawn anew at every resolution
+        assert f"{len(set(test) & seen)} items of the test split are problems that the training has seen" in report.table()
+    assert not set(report.worst_items) & seen
+    assert "no item of these data" not in report.table()
+    copies = darcy.subset(darcy.split["train"][:10])  # the same pairs, given by hand
+    assert "training has seen all items" in sg.evaluate(trained[0], copies, most=2).table()
+
+
+def test_several_seeds_are_reported_by_mean_and_spread(darcy, trained):
+    alone = [sg.evaluate(model, darcy, most=3) for model in trained]
+    report = sg.evaluate(trained, darcy, most=3)
+    for norm in ("l2", "energy"):
+        for statistic in ("mean", "median", "p95", "worst"):
+            values = [one.errors[norm][statistic] for one in alone]
+            assert report.errors[norm][statistic] == pytest.approx(np.mean(values), rel=1e-12)
+            assert report.spread[norm][statistic] == pytest.approx(np.std(values, ddof=1), rel=1e-9)
+            assert report.spread[norm][statistic] > 0
+    assert [one["l2"] for one in report.each] == [one.errors["l2"] for one in alone]
+    assert "surrogate, mean of 2" in report.table()
+    assert report.certificate["violations"] == 0
+    with pytest.raises(ds.ProblemError, match="empty list"):
+        sg.evaluate([], darcy)
+    with pytest.raises(ds.ProblemError, match="different tasks"):
+        sg.evaluate([trained[0], Frames()], darcy)
+
+
+def test_the_solver_is_met_at_equal_error_and_equal_time_alone_and_in_batches(darcy, monkeypatch):
+    """With a clock that ticks when it is read, every stretch takes a second: the solver goes as far as it can."""
+    report = sg.evaluate(Known(0.05), darcy, most=2)
+    t = report.timing
+    assert {"solver_single", "solver_batched", "surrogate_single", "surrogate_batched"} <= t.keys()
+    for line in ("solver at equal error", "solver at equal time", "alone", "batched", "break-even"):
+        assert line in report.table()
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    t = sg.evaluate(Known(0.05), darcy, most=2).timing
+    assert t["solver_equal_time_l2"] < 1e-3  # a residual of 1e-6 leaves a smaller error
+    assert t["solver_equal_time_single_l2"] < 1e-3
 
 
 def test_too_few_items_for_a_test_split_are_used_whole_and_it_says_so():
