@@ -376,6 +376,11 @@ def _pace_judge(records: Records) -> Finding:
     normalised = [arm for arm in arms if arm[1] != "plain" or arm[0] == "muon"]
     gain = {arm: compare(error[arm], error[rival(arm[0])]) for arm in normalised}
     pace = {arm: records.where(part="pace", base=arm[0], variant=arm[1]) for arm in arms}
+    spiked = {
+        (base, variant): tuned(records.where(part="spiked", base=base, variant=variant))
+        for base in SPIKED_LR
+        for variant in SPIKED
+    }
     rows = tuple(
         (
             *arm,
@@ -383,16 +388,15 @@ def _pace_judge(records: Records) -> Finding:
             _usable(records.where(part="clean", base=arm[0], variant=arm[1])),
             spread(chosen[arm]["test"]),
             str(gain[arm]) if arm in gain else "1",
+            spread(spiked[arm]["test"]) if arm in spiked else "",
             f"{pace[arm]['gradients'].mean():.2f}",
             f"{pace[arm]['updates'].mean():.2f}",
         )
         for arm in arms
     )
-    spikes = {
-        base: [tuned(records.where(part="spiked", base=base, variant=v)).by_seed("test") for v in ("clip", "plain")]
-        for base in ("sgd", "adam")
+    rescued = {
+        base: compare(spiked[base, "clip"].by_seed("test"), spiked[base, "plain"].by_seed("test")) for base in SPIKED_LR
     }
-    rescued = {base: compare(*errors) for base, errors in spikes.items()}
     everything = [*gain.values(), *rescued.values()]
     say = lambda arm: "Muon" if arm[0] == "muon" else f"{arm[1]} ({arm[0]})"  # noqa: E731
     better = [say(arm) for arm, c in gain.items() if c.smaller]
@@ -412,7 +416,17 @@ def _pace_judge(records: Records) -> Finding:
     )
     level = records.where(part="pace", base="sgd", variant="equal layers")["gradients"].max()
     check = Check("spread of log10 gradients over layers, equal layers", float(level), 0.0, 1e-5)
-    head = ("base", "variant", "lr", "usable lr", "test error", "over plain", "spread of gradients", "of updates")
+    head = (
+        "base",
+        "variant",
+        "lr",
+        "usable lr",
+        "test error",
+        "over plain",
+        "with spikes",
+        "spread of gradients",
+        "of updates",
+    )
     return Finding(verdict, because, head, rows, (check,))
 
 
@@ -425,26 +439,30 @@ def _usable(records: Records) -> str:
 
 
 def _pace_draw(records: Records, figure) -> None:
-    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
+    left, middle, right = figure.subplots(1, 3)
     colors = {"sgd": "tab:blue", "adam": "tab:orange", "muon": "tab:green"}
     marks = {"plain": "o-", "clip": "s--", "clip per unit": "^:", "equal layers": "v-."}
     for base, variants, _ in PACE_ARMS:
         for variant in variants:
-            rows = records.where(part="clean", base=base, variant=variant)
-            steps = rows.distinct("lr")
-            means = [rows.where(lr=lr)["test"].mean() for lr in steps]
-            left.plot(steps, means, marks[variant], ms=4, lw=1.2, color=colors[base], label=f"{base}, {variant}")
+            style = {"color": colors[base], "ms": 4, "lw": 1.2}
+            for axes, part in ((left, "clean"), (middle, "spiked")):
+                rows = records.where(part=part, base=base, variant=variant)
+                steps = sorted(rows.distinct("lr"))
+                means = [rows.where(lr=lr)["test"].mean() for lr in steps]
+                axes.plot(steps, means, marks[variant], **style, label=f"{base}, {variant}")
             pace = records.where(part="pace", base=base, variant=variant)
             right.plot(pace["gradients"], pace["updates"], marks[variant][0], ms=5, color=colors[base], alpha=0.8)
-    left.set(
-        xscale="log", yscale="log", xlabel="step size", ylabel="test error", title="after equal steps (gaps: diverged)"
-    )
-    left.legend(fontsize=6.5, ncols=2)
+    for axes, title in ((left, "clean labels"), (middle, "some labels 50 times too small")):
+        axes.set(xscale="log", yscale="log", xlabel="step size (ends: diverged)", title=title)
+        axes.set_ylim(0.06, 1.2)
+    left.set_ylabel("test error")
+    figure.legend(*left.get_legend_handles_labels(), fontsize=7, ncols=4, loc="outside upper center")
     right.set(
-        xlabel="spread of gradients over layers [decades]",
-        ylabel="spread of relative updates [decades]",
-        title="how evenly the layers learn",
+        xlabel="spread of gradients [decades]", ylabel="spread of relative updates [decades]", title="across layers"
     )
+    for axes in (left, middle, right):
+        axes.title.set_fontsize(10)
+        axes.xaxis.label.set_fontsize(9)
 
 
 PACE = Claim(
