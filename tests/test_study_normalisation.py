@@ -8,6 +8,7 @@ from surrogate.study.claims import normalisation
 from surrogate.study.claims.normalisation import DEPTHS, EVEN, GRIDS, KINDS, LSDR, READINGS, WIDE
 
 SEEDS = range(5)
+OTHER_COLUMNS = ("cosine", "spread", "gain", "bound", "kernel")
 
 
 @pytest.fixture
@@ -103,3 +104,14 @@ def test_a_spectrally_normalised_network_keeps_its_bound(tiny):
     found = LSDR.measure({"kind": "spectral", "optimizer": "adam", "lr": 0.01, "seed": 0})
     assert found["gain"] < found["bound"] < 1e6
     assert found["kernel"] == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("claim", [EVEN, LSDR], ids=lambda claim: claim.name)
+def test_the_quick_cases_are_enough_for_a_verdict_and_a_figure(claim):
+    from matplotlib.figure import Figure
+
+    measured = dict.fromkeys(("test", "train", "validation", *OTHER_COLUMNS), 0.5)
+    measured |= {"curve": [0.9, 0.5], "steps": 16, "failed": 0}
+    records = Records({**measured, **case} for case in claim.cases("quick"))
+    assert claim.judge(records).rows
+    claim.draw(records, Figure())

@@ -12,6 +12,7 @@ from surrogate.study.claims import optimizers
 from surrogate.study.claims.optimizers import COST, DRAG, METHODS, PACE, PACE_ARMS, STABILISERS
 
 SEEDS = range(5)
+OTHER_COLUMNS = ("limit", "theory", "rate", "difference", "gradients", "updates", "ratio", "seconds")
 
 
 @pytest.fixture
@@ -141,3 +142,14 @@ def test_the_quick_cases_are_part_of_the_story_of_the_full_ones(claim):
         cases = claim.cases(profile)
         assert len({str(sorted(case.items())) for case in cases}) == len(cases)
     assert {case["part"] for case in claim.cases("quick")} == {case["part"] for case in claim.cases("full")}
+
+
+@pytest.mark.parametrize("claim", [DRAG, PACE, COST], ids=lambda claim: claim.name)
+def test_the_quick_cases_are_enough_for_a_verdict_and_a_figure(claim):
+    from matplotlib.figure import Figure
+
+    measured = dict.fromkeys(("test", "train", "validation", *OTHER_COLUMNS), 0.5)
+    measured |= {"curve": [0.9, 0.5], "steps": 16, "failed": 0}
+    records = Records({**measured, **case} for case in claim.cases("quick"))
+    assert claim.judge(records).rows
+    claim.draw(records, Figure())

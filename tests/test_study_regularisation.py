@@ -22,6 +22,7 @@ from surrogate.study.claims.regularisation import (
 )
 
 SEEDS = range(5)
+OTHER_COLUMNS = ("correlation", "ablation", "size", "variance", "share", "theory", "disturbed", "asymmetry")
 
 
 @pytest.fixture
@@ -138,3 +139,14 @@ def test_the_verdict_on_symmetry_follows_the_records():
     assert SYMMETRY.judge(_symmetry_records(lambda name, items: 0.5)).verdict == "supported"
     assert SYMMETRY.judge(_symmetry_records(lambda name, items: 1.5)).verdict == "refuted"
     assert SYMMETRY.judge(_symmetry_records(lambda name, items: 0.5 if name == "darcy" else 1.5)).verdict == "depends"
+
+
+@pytest.mark.parametrize("claim", [PENALTY, NOISE, SYMMETRY], ids=lambda claim: claim.name)
+def test_the_quick_cases_are_enough_for_a_verdict_and_a_figure(claim):
+    from matplotlib.figure import Figure
+
+    measured = dict.fromkeys(("test", "train", "validation", *OTHER_COLUMNS), 0.5)
+    measured |= {"curve": [0.9, 0.5], "steps": 16, "failed": 0}
+    records = Records({**measured, **case} for case in claim.cases("quick"))
+    assert claim.judge(records).rows
+    claim.draw(records, Figure())

@@ -215,6 +215,10 @@ In this task normalisation also has a price of its own. The size of the output s
 and layer normalisation remove just this number from every item, and the network has to bring it past them through the
 skips. In batch normalisation the noise of small batches enters as well.
 
+Against that stands what it buys: plain gradient descent, held back by its worst layer, gains most; Adam rescales every
+weight itself and has little left to gain. Weight normalisation only splits a kernel into size and direction. It starts from
+the same kernels and hardly changes their gradients.
+
 An even gradient is a means, not an end: see the claim on updates of equal pace, which equalises them outright.""",
     cases=_even_cases,
     measure=_even_measure,
