@@ -10,11 +10,12 @@ import diffsim
 from diffsim.bounds import Bound, energy_bound
 from diffsim.data import number
 from diffsim.errors import ConvergenceError, ProblemError
+from diffsim.forecast import Forecast
 from diffsim.grid import Grid
 from diffsim.operator import Operator, discretize
 from diffsim.problem import Problem
 
-from .sensors import frames_of
+from .sensors import frames_of, placed
 
 _CHUNK = 4  # conjugate-gradient steps between two looks at the bound
 _MOST_CHUNKS = 50
@@ -22,11 +23,29 @@ _MOST_CHUNKS = 50
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistical statement, not a guarantee: the share `level` of validation items had at most this error."""
+    """A statistical statement, not a guarantee: the share `level` of items drawn like the held-out ones lies within.
+
+    Attributes
+    ----------
+    level
+        Share that is covered, on average over such items.
+    l2_relative
+        Relative L2 error of the whole field.
+    items
+        Held-out items that it was calibrated on.
+    cells
+        (2, *shape) between which, on average, the share `level` of the cells lies; None where not calibrated.
+    rate
+        (low, high) of the slowest rate [1/s]; None where none is predicted.
+    """
 
     level: float
     l2_relative: float
     items: int
+    cells: np.ndarray | None = None
+    rate: tuple[float, float] | None = None
+
+    kind = "statistical"
 
     def __str__(self) -> str:
         return (
@@ -49,6 +68,9 @@ class Prediction:
         What validation errors suggest, or None where the model recorded none. Statistical.
     tol
         Relative L2 error up to which `accepted` is True.
+    forecast
+        The same answer as a `diffsim.forecast.Forecast`, with the slowest rate, later values and the time to
+        equilibrium; None where the model gives none.
     """
 
     u: np.ndarray
@@ -56,6 +78,7 @@ class Prediction:
     interval: Interval | None
     tol: float
     operator: Operator | None = None
+    forecast: Forecast | None = None
 
     @property
     def accepted(self) -> bool:
@@ -189,10 +212,11 @@ def _tight_enough(operator: Operator, u: np.ndarray, tol: float) -> Bound:
 
 
 def _from_frames(surrogate, given, tol: float, grid: Grid | None, batch: int) -> Prediction:
+    fills = not hasattr(surrogate, "forecast")  # a forecaster knows better than to smooth over what was not read
     if hasattr(given, "points"):
         if grid is None:
             raise ProblemError("observations at points need a grid to predict on: predict(observations, grid=grid).")
-        times, frames = frames_of(given, grid)
+        times, frames = frames_of(given, grid) if fills else placed(given, grid)
     elif hasattr(given, "t") and hasattr(given, "u"):
         times, frames = given.t, given.u
     elif _is_pair_of_frames(given):
@@ -202,8 +226,12 @@ def _from_frames(surrogate, given, tol: float, grid: Grid | None, batch: int) ->
             f"predict got a {type(given).__name__}; this model maps early frames to equilibria: give Observations with a "
             "grid, a Trajectory, or (times, frames)."
         )
-    u = surrogate.from_frames(np.asarray(times)[None], np.asarray(frames)[None], batch=batch)[0]
-    return Prediction(u, None, _interval(surrogate), tol)
+    times, frames = np.asarray(times), np.asarray(frames)
+    if fills:
+        u = surrogate.from_frames(times[None], frames[None], batch=batch)[0]
+        return Prediction(u, None, _interval(surrogate), tol)
+    made = surrogate.forecast(times, frames, grid)
+    return Prediction(made.u, None, surrogate.interval(made), tol, forecast=made.forecast)
 
 
 def _is_pair_of_frames(given) -> bool:

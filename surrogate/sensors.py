@@ -11,6 +11,18 @@ from diffsim.problem import Problem
 def frames_of(observations, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """(times (k,), frames (k, *shape)) from `diffsim.Observations`; cells without a sensor are filled.
 
+    Raises
+    ------
+    ProblemError
+        Where a sensor lies outside the grid, or the values do not fit points and times.
+    """
+    times, frames = placed(observations, grid)
+    return times, filled(frames, grid)
+
+
+def placed(observations, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """(times (k,), frames (k, *shape)) from `diffsim.Observations`; NaN where nothing was read.
+
     Sensors in one cell are averaged.
 
     Raises
@@ -26,11 +38,11 @@ def frames_of(observations, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
             f"the observations hold values of shape {values.shape} for {len(times)} times and {len(cells)} points; "
             "give (times, points)."
         )
-    count = np.bincount(cells, minlength=grid.size)
-    total = np.stack([np.bincount(cells, weights=row, minlength=grid.size) for row in values])
-    frames = np.full((len(times), grid.size), np.nan)
-    frames[:, count > 0] = (total / np.maximum(count, 1))[:, count > 0]
-    return times, filled(frames.reshape(len(times), *grid.shape), grid)
+    sums = lambda row: np.bincount(cells, weights=row, minlength=grid.size)  # noqa: E731
+    count = np.stack([sums(row) for row in (~np.isnan(values)).astype(float)])
+    total = np.stack([sums(row) for row in np.nan_to_num(values)])
+    frames = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return times, frames.reshape(len(times), *grid.shape)
 
 
 def filled(frames: np.ndarray, grid: Grid) -> np.ndarray:

@@ -21,6 +21,7 @@ RUN_HERE = {
     "coarse_pairs",
 }
 RUN_IN_TEST_APPLICATIONS = {"tortuosity", "wall", "chip", "denoise"}
+RUN_IN_TEST_FORECASTER = {"forecast_table", "forecast_rod"}
 
 
 def run(name: str, *words):
@@ -28,7 +29,7 @@ def run(name: str, *words):
 
 
 def test_every_script_is_run_by_a_test():
-    assert SCRIPTS == RUN_HERE | RUN_IN_TEST_APPLICATIONS
+    assert SCRIPTS == RUN_HERE | RUN_IN_TEST_APPLICATIONS | RUN_IN_TEST_FORECASTER
 
 
 def test_simulate(tmp_path, capsys):
