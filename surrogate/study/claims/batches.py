@@ -241,8 +241,10 @@ def _judge_batches(records: Records) -> Finding:
     )
     because += "."
     if verdict == "depends":
-        because += " It depends on what is held equal: " + (
-            "with as much time the full batch catches up." if wins and not holds else "not every batch size gains."
+        because += (
+            f" It depends on the size: at equal passes only {', '.join(wins)} gain."
+            if len(wins) < len(small)
+            else " It depends on what is held equal: given as much time the full batch does better."
         )
     checks = []
     for size in PARTS:
