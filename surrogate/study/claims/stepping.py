@@ -529,8 +529,8 @@ COEFFICIENT = Claim(
 
 SIZES = (8, 16, 22)  # cells along an axis: plates of up to 512 cells are diagonalised whole
 ITEMS = (16, 64, 256)  # fields to learn from
-RATES = tuple(float(f"{x:.2g}") for x in np.geomspace(3e-4, 1e-1, 6))
-_UPDATES, _EVERY = 600, 20
+RATES = tuple(float(f"{x:.2g}") for x in np.geomspace(1e-3, 3.2e-2, 4))
+_UPDATES, _EVERY = 2000, 50
 _CELLS = 16
 
 
@@ -708,7 +708,7 @@ OPTIMUM = Claim(
     "differs by more than 2 times (to rest, or on a planned path); between 16 and 256 training fields the best "
     "learning rate or number of updates differs (paired interval excludes 1). Supported if both, refuted if neither.",
     "Rod, layers, plate, porous medium, fin; FTCS to rest and `ds.plan` at a tolerance of 1e-3. A network "
-    "16-64-64-16 from the conductivity of a rod to its equilibrium: Adam, batches of 16, 600 updates, six learning "
+    "16-64-64-16 from the conductivity of a rod to its equilibrium: Adam, batches of 16, 2000 updates, four learning "
     "rates, the best chosen on a validation split together with the moment to stop.",
     "*In seconds* the optimum depends on everything; that much is units. *In units of the limit* the way to rest has "
     "one answer for every application, 2/(λ1 + λn), a hair below the limit, and what differs is the number of steps: "
