@@ -134,13 +134,19 @@ def test_the_coefficient_claim_falls_with_its_runs():
     assert not all(check.ok for check in unstable.checks)  # one run that grows below the limit is seen
 
 
-def test_the_optimum_claim_needs_both_of_its_halves():
+def test_the_optimum_claim_has_two_halves():
     def alike(row):
-        row.update(
-            {"plan_dt": 1.0, "relative": 0.99} if row["part"] == "application" else {"best_step": 100 + row["seed"]}
-        )
+        if row["part"] == "application":
+            row.update(plan_dt=1.0, relative=0.99)
+        else:
+            row.update(best_step=100 + row["seed"], validation=1.0 + abs(math.log(row["lr"] / 0.01)))
 
-    assert altered("optimum", alike).verdict in ("refuted", "depends")
+    def by_size(row):
+        if row["part"] == "items":
+            row.update(best_step=row["items"] * (1 + 0.01 * row["seed"]))
+
+    assert altered("optimum", alike).verdict == "refuted"
+    assert altered("optimum", by_size).verdict == "supported"
 
 
 def test_if_only_reversible_stationary_processes_were_even_the_claim_would_be_supported():
