@@ -116,9 +116,9 @@ def _draw_curriculum(records: Records, figure) -> None:
                 )
         ax.set_xticks(range(len(ORDERS)), [order.replace(" ", "\n", 1) for order in ORDERS], fontsize=8)
         ax.set(title=f"{u} updates", yscale="log", xlim=(-0.5, len(ORDERS) - 0.5))
-        ax.set_yticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+        ax.set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
         ax.minorticks_off()
-    axes[0].set_ylabel("mean relative L2 error on new problems [%]")
+    axes[0].set_ylabel("mean relative L2 error [%]")
     axes[-1].legend(fontsize=8)
 
 
@@ -143,7 +143,8 @@ CURRICULUM = Claim(
         "the hard examples, met too early, drive the weights somewhere from which they do not return, or where their gradients "
         "are so noisy that they hide what the easy ones teach. For equilibria the easy problems are nearly D = constant: "
         "their solution is close to one fixed field times a number, which any network learns within a few updates, and they "
-        "say little about what the coefficient does. The updates spent on them are then missing for the others.\n\n"
+        "say little about what the coefficient does; a hard problem contains "
+        "what the easy ones teach, not the other way round. The updates spent on them are then missing for the others.\n\n"
         "The loss matters as well. With relative errors every problem has the same weight in the sum, so the hard ones do not "
         "dominate it and there is less to be protected from; with absolute errors of fields whose size varies by orders of "
         "magnitude there would be. Two controls belong to a fair test. A growing pool repeats few items at first, easy or not "
