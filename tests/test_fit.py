@@ -164,12 +164,12 @@ def test_the_adjoint_is_exact_to_rounding_where_the_misfit_is_a_parabola(scheme,
     theta = np.array([1.0, 2.0, 3.0])
     record = ds.Observations(POINTS, TIMES / 10, rng.random((4, 4)))
     model = Model(of, 0.3, record, theta, always_stepping=True)
-    model.dt = {"sdirk3": 0.01, "ftcs": 4e-4}[scheme]
+    model.dt = {"sdirk3": 0.01, "ftcs": 3e-4}[scheme]
     misfit = Misfit(model, scheme)
     _, gradient, _ = misfit(theta)
     for j, unit in enumerate(np.eye(3)):
         up, down = (misfit(theta + sign * unit)[0] for sign in (1, -1))
-        assert gradient[j] == pytest.approx((up - down) / 2, rel=1e-9)
+        assert gradient[j] == pytest.approx((up - down) / 2, abs=1e-9 * np.abs(gradient).max())
 
 
 def test_the_adjoint_crosses_periodic_sides_and_multigrid_solves(monkeypatch, rng):
@@ -332,7 +332,9 @@ def patch_record(noise):
     return noisy(patches, 0.0, [(x, y) for x in places for y in places], [0.02, 0.05, 0.1, 0.2, 0.4], FIELD, noise)
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["noise known", "cross-validation"])
+@pytest.mark.parametrize(
+    "known", [pytest.param(True, marks=pytest.mark.slow), False], ids=["noise known", "cross-validation"]
+)
 def test_a_coarse_field_is_recovered_from_noise(known):
     """25 diffusivities that differ by a factor of four, from readings with noise of 1 % of their span."""
     record = patch_record(0.02)
@@ -344,6 +346,7 @@ def test_a_coarse_field_is_recovered_from_noise(known):
     assert "combinations of the parameters" in fit.explain() and "adjoint" in fit.explain()
 
 
+@pytest.mark.slow
 def test_patches_that_no_reading_depends_on_are_named():
     def of(theta):
         inner = theta.copy()
