@@ -36,8 +36,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
         fractions=tuple(args.fractions),
     )  # fmt: skip
     rows = make(plan, args.out, say=print)
-    store.write_text(args.out / "forecast_table.md", document(rows, plan))
-    store.write_json(args.out / "forecast_table.json", as_json(rows, plan))
+    kept = as_json(rows, plan)
+    store.write_json(args.out / "forecast_table.json", kept)
+    store.write_text(args.out / "forecast_table.md", document(kept["rows"], plan))
     figure(rows, plan, args.out / "forecast.png")
     provenance.write(args.out / "forecast_table.md", argv)
     print("smallest median error at the sensors, settings won:", wins(rows, plan))

@@ -292,6 +292,24 @@ def wins(rows: Sequence[dict], plan: Plan, of: int = 0) -> dict[str, int]:
     return {name: best.count(name) for name in ALL if name in best}
 
 
+GROUPS: dict[str, Callable[[dict], bool]] = {
+    "all cells read": lambda row: row["sensors"] is None,
+    "all cells read, noise of 1 % and more": lambda row: row["sensors"] is None and row["noise"] >= 0.01,
+    "sensors": lambda row: row["sensors"] is not None,
+    "sensors, noise of 1 % and more": lambda row: row["sensors"] is not None and row["noise"] >= 0.01,
+}
+
+
+def overall(rows: Sequence[dict], of: int = 1) -> dict[str, dict[str, float]]:
+    """Geometric mean errors over the queries of each group that the rows hold, per method."""
+    result = {}
+    for group, belongs in GROUPS.items():
+        if here := [row for row in rows if belongs(row)]:
+            means = {name: np.mean(np.log([max(row[name][of], 1e-12) for row in here])) for name in ALL}
+            result[group] = {name: math.exp(float(mean)) for name, mean in means.items()}
+    return result
+
+
 def coverage(rows: Sequence[dict]) -> tuple[float, float, float]:
     """Shares of fields, cells and rates that the forecaster's 90 % intervals hold."""
     return tuple(float(np.mean([row["covered"][k] for row in rows])) for k in range(3))  # type: ignore[return-value]
@@ -349,7 +367,9 @@ def document(rows: Sequence[dict], plan: Plan) -> str:
     return "\n\n".join([
         "# Forecasts compared",
         "Made by `python -m scripts.forecast_table`; read with [forecast.md](forecast.md). "
-        f"{len(plan.seeds)} seeds (network, plates, noise), {plan.plates} unseen plates each; medians over all plates.",
+        f"{len(plan.seeds)} seeds (network, plates, noise), {plan.plates} unseen plates each; medians over all plates where "
+        "nothing else is said. Relative L2 errors.",
+        "## Geometric means over queries, all cells", _overall_table(rows),
         "## Error of the equilibrium at the sensors", table(rows, plan, 0),
         "## Error over all cells", "Methods that answer only where they have read are filled in harmonically.",
         table(rows, plan, 1),
@@ -358,6 +378,15 @@ def document(rows: Sequence[dict], plan: Plan) -> str:
         "## Coverage of the 90 % intervals of `learned`",
         f"Whole field {100 * where[0]:.0f} %, cells {100 * where[1]:.0f} %, rate {100 * where[2]:.0f} % of {len(rows)} queries.",
     ]) + "\n"  # fmt: skip
+
+
+def _overall_table(rows: Sequence[dict]) -> str:
+    lines = ["| queries | " + " | ".join(ALL) + " |", "|---" * (len(ALL) + 1) + "|"]
+    for group, means in overall(rows).items():
+        best = min(means, key=lambda name, means=means: means[name])
+        cells = [f"**{means[name]:.3f}**" if name == best else f"{means[name]:.3f}" for name in ALL]
+        lines.append(f"| {group} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def as_json(rows: Sequence[dict], plan: Plan) -> dict:
