@@ -48,6 +48,7 @@ RECIPES = {
         Recipe("darcy-64", "darcy"),
         Recipe("darcy-64-long", "darcy", minutes=45.0),
         Recipe("darcy-64-fine", "darcy", labels="restricted-fine"),
+        Recipe("darcy-64-fine-closure", "darcy", model="closure", labels="restricted-fine", minutes=4.0),
         Recipe("darcy-64-hybrid", "darcy", options={"hybrid": 2}),
         Recipe("darcy-64-solver", "darcy", options={"residual": True}),
         Recipe("darcy-64-fno", "darcy", model="fno", options={"optimizer": "adamw"}),
