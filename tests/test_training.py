@@ -18,7 +18,7 @@ from diffsim.errors import ConvergenceError, ProblemError, StoreError
 from diffsim.operator import discretize
 from diffsim.store.atomic import CRASH_EXIT
 from surrogate import baselines, fields, models, monitors, training
-from surrogate.checkpoint import STATE, read_state
+from surrogate.checkpoint import MODEL, STATE, read_state
 from surrogate.optimizers import OPTIMIZERS
 
 TINY = {"width": 6, "cycles": 1, "levels": 2, "depth": 1, "coarse": 1, "progress": False}
@@ -336,6 +336,98 @@ def test_killed_anywhere_it_resumes_to_the_same_bits(tmp_path):
                 break
             assert done.returncode == CRASH_EXIT
         assert_equal_weights(undisturbed, sg.train(pairs(), epochs=3, out=tmp_path / f"run{moment}", **TINY))
+
+
+class Dead(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def test_stopped_dead_at_random_moments_it_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    """In the middle of steps and of the writing of files, three times; whole processes are killed in the slow test."""
+    whole, rng, deaths = sg.train(pairs(), epochs=4, **TINY), np.random.default_rng(1), 0
+    step = training._Run._step
+    while deaths < 3:
+        left = int(rng.integers(3, 16))
+
+        def moment(*_):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Dead
+
+        def watched(run, *args):
+            moment()
+            step(run, *args)
+            moment()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training._Run, "_step", watched)
+            patch.setattr("diffsim.store.atomic.crash_point", moment)
+            with pytest.raises(Dead):
+                sg.train(pairs(), epochs=4, out=tmp_path, **TINY)
+        deaths += 1
+    resumed = sg.train(pairs(), epochs=4, out=tmp_path, **TINY)
+    assert_equal_weights(whole, resumed)
+    assert_equal_weights(whole, sg.load(tmp_path))
+
+
+KILLER = """
+import os, random, signal, sys, time
+root, out, kills, epochs = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+sys.path.insert(0, root)
+from tests.test_training import TINY, pairs, sg
+
+data, draw = pairs(), random.Random(0)
+
+def start(epochs, out):
+    pid = os.fork()  # children find everything imported: the moments below are moments of a training
+    if not pid:
+        sg.train(data, epochs=epochs, out=out, **TINY)
+        os._exit(0)
+    return pid
+
+begin = time.perf_counter()
+assert os.waitpid(start(6, out + "-pace"), 0)[1] == 0
+pace = (time.perf_counter() - begin) / 6
+for kill in range(kills):
+    pid = start(epochs, out)
+    time.sleep(draw.uniform(0.0, 2.5 * pace))
+    os.kill(pid, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), f"the training ended before kill {kill + 1}"
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_goes_on_to_the_same_bits(tmp_path):
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")  # others do not survive a fork
+    program = [sys.executable, "-c", KILLER, root, str(tmp_path / "run"), "20", "60"]
+    subprocess.run(program, env={**os.environ, **threads}, check=True, cwd=root)
+    resumed = sg.train(pairs(), epochs=60, out=tmp_path / "run", **TINY)
+    assert_equal_weights(sg.train(pairs(), epochs=60, **TINY), resumed)
+    assert len(resumed.history) == 60
+
+
+@pytest.mark.parametrize("stride", [211, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_flipped_bit_in_any_file_of_a_training_is_noticed(tmp_path, stride):
+    """In the header of a file every byte (or every 211th), the history among them; of the weights a sample."""
+    sg.train(pairs(), epochs=2, out=tmp_path, **TINY)
+    readers = {MODEL: sg.load, STATE: read_state}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == readers.keys()
+    rng = np.random.default_rng(0)
+    for name, read in readers.items():
+        content = (tmp_path / name).read_bytes()
+        header = 8 + int.from_bytes(content[:8], "little")
+        history = content.index(b"validation_h1")  # a number of the history follows
+        places = {*range(0, header, stride), *range(history, history + 30), *rng.integers(header, len(content), 40).tolist()}
+        for place in places:
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << int(rng.integers(8))
+            (tmp_path / name).write_bytes(damaged)
+            with pytest.raises(StoreError):
+                read(tmp_path)
+        (tmp_path / name).write_bytes(content)
+        read(tmp_path)
 
 
 # --- monitors ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,50 @@ from torch.nn import functional
 from .layers import conv
 
 
+class _Filter(torch.autograd.Function):
+    """``irfftn(W rfftn(x))`` on the lowest frequencies, x (n, in, *shape), W (corners, in, out, *modes) complex.
+
+    Its transpose is the same filter with conj(W) transposed (Parseval), so that the gradient costs no more than the value.
+    Left to autograd, the gradient of a real transform is a complex one of the whole spectrum, several times dearer.
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)  # not the spectrum: from these, second derivatives follow too
+        return _filtered(_spectrum(x), weight, x.shape[2:])
+
+    @staticmethod
+    def backward(ctx, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, weight = ctx.saved_tensors
+        shape, given, wanted = x.shape[2:], _spectrum(x), _spectrum(g)
+        back = torch.zeros_like(weight)
+        for corner, block, kept in _blocks(shape, weight.shape[3:]):
+            k = torch.arange(kept[-1].stop)  # of the last axis only half the spectrum is there: the rest counts twice
+            count = torch.where((k == 0) | (2 * k == shape[-1]), 1.0, 2.0).to(x.dtype) / shape.numel()
+            back[(corner, ..., *kept)] = torch.einsum("ni...,no...->io...", given[block].conj(), wanted[block]) * count
+        return _filtered(wanted, weight.conj().transpose(1, 2), shape), back
+
+
+def _spectrum(x: torch.Tensor) -> torch.Tensor:
+    return torch.fft.rfftn(x, dim=tuple(range(2, x.ndim)))
+
+
+def _filtered(spectrum: torch.Tensor, weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    out = spectrum.new_zeros(len(spectrum), weight.shape[2], *spectrum.shape[2:])
+    for corner, block, kept in _blocks(shape, weight.shape[3:]):
+        out[block] = torch.einsum("ni...,io...->no...", spectrum[block], weight[(corner, ..., *kept)])
+    return torch.fft.irfftn(out, s=shape, dim=tuple(range(2, spectrum.ndim)))
+
+
+def _blocks(shape: torch.Size, modes: torch.Size):
+    """Per corner of the spectrum: its number, where it lies, and the part of its weights that a grid this small has."""
+    sizes = [min(m, n // 2) for m, n in zip(modes[:-1], shape[:-1], strict=True)] + [min(modes[-1], shape[-1] // 2 + 1)]
+    kept = tuple(slice(0, k) for k in sizes)
+    for corner, ends in enumerate(product((False, True), repeat=len(shape) - 1)):
+        low = [slice(-k, None) if end else slice(0, k) for k, end in zip(sizes, ends, strict=False)]
+        yield corner, (..., *low, kept[-1]), kept
+
+
 class SpectralConvolution(nn.Module):
     """Multiply the `modes` lowest frequencies per axis by matrices; drop the others.
 
@@ -18,24 +62,12 @@ class SpectralConvolution(nn.Module):
 
     def __init__(self, ndim: int, width: int, modes: int):
         super().__init__()
-        self.modes, self.ndim = modes, ndim
         corners = 2 ** (ndim - 1)  # positive and negative frequencies of every axis but the last
         self.weight = nn.Parameter(torch.randn(corners, width, width, *(modes,) * ndim, 2) / width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, width, *shape), the same shape."""
-        axes = tuple(range(2, x.ndim))
-        shape = x.shape[2:]
-        spectrum = torch.fft.rfftn(x, dim=axes)
-        out = torch.zeros_like(spectrum)
-        kept = [min(self.modes, n // 2) for n in shape[:-1]] + [min(self.modes, shape[-1] // 2 + 1)]
-        weight = torch.view_as_complex(self.weight)
-        for corner, ends in enumerate(product((False, True), repeat=self.ndim - 1)):
-            low = [slice(-k, None) if end else slice(0, k) for k, end in zip(kept, ends, strict=False)]
-            block = (..., *low, slice(0, kept[-1]))
-            matrices = weight[corner][(..., *(slice(0, k) for k in kept))]
-            out[block] = torch.einsum("ni...,io...->no...", spectrum[block], matrices)
-        return torch.fft.irfftn(out, s=shape, dim=axes)
+        return _Filter.apply(x, torch.view_as_complex(self.weight))
 
 
 class FourierNetwork(nn.Module):
