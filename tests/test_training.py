@@ -419,7 +419,11 @@ def test_a_flipped_bit_in_any_file_of_a_training_is_noticed(tmp_path, stride):
         content = (tmp_path / name).read_bytes()
         header = 8 + int.from_bytes(content[:8], "little")
         history = content.index(b"validation_h1")  # a number of the history follows
-        places = {*range(0, header, stride), *range(history, history + 30), *rng.integers(header, len(content), 40).tolist()}
+        places = {
+            *range(0, header, stride),
+            *range(history, history + 30),
+            *rng.integers(header, len(content), 40).tolist(),
+        }
         for place in places:
             damaged = bytearray(content)
             damaged[place] ^= 1 << int(rng.integers(8))

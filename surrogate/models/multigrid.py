@@ -149,7 +149,10 @@ class MultigridNetwork(nn.Module):
     ):
         super().__init__()
         if residual and (coefficients != fields.channels(len(shape)) or forcing < fields.FORCINGS):
-            raise ProblemError("model 'multigrid': residual=True needs the channels of a problem: task='coefficients'.")
+            raise ProblemError(
+                "model 'multigrid': residual=True needs the channels of a problem as they are: task='coefficients', and no "
+                "exact_sides."
+            )
         ndim, self.levels, self.repeats = len(shape), levels_for(shape, levels), cycles
         self.multiple = 2 ** (self.levels - 1)
         gain = 1 / math.sqrt(2 * cycles)
