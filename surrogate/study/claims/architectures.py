@@ -76,11 +76,17 @@ def _judge(records: Records) -> Finding:
     )
     because += "."
     if verdict == "depends":
-        because += " It depends on the task: " + (
-            f"{' and '.join(dict.fromkeys(winners.values()))} share the first places."
-            if len(set(winners.values())) > 1
-            else "the first place is clear, or the distance to the last large, on one of them only."
-        )
+        if len(set(winners.values())) > 1:
+            because += (
+                f" It depends on the task: {' and '.join(dict.fromkeys(winners.values()))} share the first places."
+            )
+        else:
+            because += (
+                f" The same family is first on both, but how much that matters depends on the task: more than a factor "
+                f"{MATTERS:g} beyond chance between first and last on {', '.join(matters)} only."
+                if len(matters) < len(TASKS)
+                else " The same family is first on both, not beyond chance on each."
+            )
     even = [
         task
         for task in TASKS
