@@ -237,10 +237,8 @@ class _System:
     def _components(self):
         """Like `Operator.components`, without a search where every face conducts."""
         operator = self.operator
-        if operator.all_free and not np.ndim(self.damping):
-            inner = [g[(slice(None),) * a + (slice(1, -1),)] for a, g in enumerate(operator.conductances)]
-            if all((g > 0).all() for g in inner):
-                return None, 1, np.array([bool((operator.diagonal > 0).any())])
+        if operator.all_free and not np.ndim(self.damping) and operator._all_joined:
+            return None, 1, np.array([bool((operator.diagonal > 0).any())])
         return operator.components
 
     def _cells(self, component: int):

@@ -75,7 +75,7 @@ class Forcing:
         self._moving = [term for term in terms if not term.data.constant]
         base = np.zeros(math.prod(shape))
         for term in terms:
-            if term.data.constant:
+            if term.data.constant and not (term.data.scalar and term.data.steady == 0.0):
                 term.add(0.0, base)
         self.base = base.reshape(shape)
 

@@ -166,7 +166,17 @@ class Grid:
         return np.broadcast_to(product, self.shape)
 
     def face_areas(self, axis: int) -> np.ndarray:
-        """Areas of the faces across `axis`, broadcastable to `shape` with n_a + 1 along `axis`."""
+        """Areas of the faces across `axis`, broadcastable to `shape` with n_a + 1 along `axis`; read-only."""
+        return self._face_areas[axis]
+
+    @cached_property
+    def _face_areas(self) -> tuple[np.ndarray, ...]:
+        areas = tuple(self._areas_across(axis) for axis in range(self.ndim))
+        for area in areas:
+            area.flags.writeable = False
+        return areas
+
+    def _areas_across(self, axis: int) -> np.ndarray:
         edge = self.edges[axis]
         area = np.ones((1,) * self.ndim)
         if axis == 0 and self.geometry == "cylindrical":

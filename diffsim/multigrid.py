@@ -8,7 +8,7 @@ number of threads.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numba
 import numpy as np
@@ -23,14 +23,18 @@ STRETCHED = 6.0  # ratio of mean conductances of two axes from which aggregates 
 WEAK = 0.3  # an axis this much weaker than the strongest waits until the others have been coarsened
 
 
-def _schedule(low: float, degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """(jobs, omegas): the passes of a V-cycle whose smoother is a Chebyshev polynomial on [low, 2.04], step by step.
+def _steps(low: float, degree: int) -> list[float]:
+    """Step lengths of a smoother that is a Chebyshev polynomial on [low, 2.04].
 
     2 bounds the spectrum of D^-1 K (Gershgorin). The steps commute, so any order makes the cycle symmetric.
     """
     roots = 0.5 * (2.04 + low) + 0.5 * (2.04 - low) * np.cos(np.pi * (2 * np.arange(degree) + 1) / (2 * degree))
-    steps = [1 / root for root in roots]
-    hops = [kernels.FORWARD, kernels.BACKWARD]
+    return [float(1 / root) for root in roots]
+
+
+def _schedule(steps: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """(jobs, omegas): the passes of a V-cycle on aggregates, step by step."""
+    degree, hops = len(steps), [kernels.FORWARD, kernels.BACKWARD]
     down = [(hops[k % 2], step) for k, step in enumerate(steps[1:])]
     # the correction is added where the way down left off, and the way up must end in y
     up = [(hops[(k + degree + 1) % 2], step) for k, step in enumerate(reversed(steps))]
@@ -38,8 +42,8 @@ def _schedule(low: float, degree: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array([job for job, _ in passes]), np.array([step for _, step in passes])
 
 
-AGGREGATES = _schedule(0.4, 3)
-PLANE = _schedule(0.6, 2)
+AGGREGATES = _schedule(_steps(0.4, 3))
+PLANE = (*_steps(0.6, 2), 0.0, 0.0, 0.0)  # `numbers` of the kernels: the two smoothing steps come first
 
 
 @dataclass(frozen=True)
@@ -97,41 +101,42 @@ class Multigrid:
         return max(self.shape) == self.diagonal.size
 
     @cached_property
+    def _facts(self) -> list[tuple[float, float, float, float]]:
+        """Per axis: sum, largest, smallest positive and number of positive conductances."""
+        return [kernels.survey(g.reshape(-1)) for g in self.conductances]
+
+    @cached_property
     def _strength(self) -> list[float]:
         """Mean conductance per axis."""
-        return [float(g.sum()) / self.diagonal.size for g in self.conductances]
+        return [total / self.diagonal.size for total, *_ in self._facts]
 
     @cached_property
     def _plane(self) -> tuple[np.ndarray, int] | None:
         """Layout of the hierarchy of every other cell; None where aggregates fit better: 3D, voids, stretched cells."""
         n0, n1, n2 = self.shape
         weak, strong = sorted(self._strength[1:])
-        if n0 > 1 or self.conductances[0].any() or strong > STRETCHED * weak:
+        if n0 > 1 or self._strength[0] > 0 or strong > STRETCHED * weak:
             return None
-        inner = 2 * n1 * n2 - n1 - n2
-        conducting = sum(int(np.count_nonzero(g)) for g in self.conductances[1:])
-        if conducting < (1 - VOIDS) * inner:
+        if sum(count for *_, count in self._facts) < (1 - VOIDS) * (2 * n1 * n2 - n1 - n2):
             return None
         table, size = _plane_layout(self.shape, self.periodic)
-        return (table, size) if table[-1, :3].prod() <= LARGEST_DENSE else None
-
-    @cached_property
-    def _kind(self) -> tuple[bool | None, bool | None]:
-        """(aggregates, box): exactly one is True, the other None, as the kernels want it."""
-        return (None, True) if self._plane else (True, None)
+        return (table, size) if len(table) > 1 and table[-1, :3].prod() <= LARGEST_DENSE else None
 
     @property
     def _schedule(self) -> tuple[np.ndarray, np.ndarray]:
-        jobs, omegas = PLANE if self._plane else AGGREGATES
+        """Passes of a V-cycle on aggregates."""
+        jobs, omegas = AGGREGATES
         return jobs, omegas.astype(self._precision)
+
+    @property
+    def _numbers(self) -> np.ndarray:
+        """What the kernels of a plane take as `numbers`."""
+        return np.array(PLANE, dtype=self._precision)
 
     @cached_property
     def _precision(self) -> type:
         """Of the preconditioner: weights rounded to 7 digits disturb contrasts beyond 1e5, at a quarter more iterations."""
-        largest, smallest = 0.0, math.inf
-        for g in self.conductances:
-            largest = max(largest, float(g.max(initial=0.0)))
-            smallest = min(smallest, float(g.min(initial=math.inf, where=g > 0)))
+        largest, smallest = max(facts[1] for facts in self._facts), min(facts[2] for facts in self._facts)
         return np.float64 if largest > 1e5 * smallest else np.float32
 
     @cached_property
@@ -143,12 +148,12 @@ class Multigrid:
     @cached_property
     def _hierarchy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """(table, arena, dense factors, scale) of the preconditioner."""
-        largest = max(float(g.max(initial=0.0)) for g in (*self.conductances, self.diagonal))
+        largest = max(*(facts[1] for facts in self._facts), float(self.diagonal.max(initial=0.0)))
         scale = 1.0 / largest if largest > 0 else 1.0
         table, size = self._plane or _layout(self.shape, self._strength)
         arena: np.ndarray = np.zeros(size, dtype=self._precision)
         coarsest = math.prod(int(n) for n in table[-1, :3])
-        dense = np.zeros((coarsest, coarsest))
+        dense = np.zeros((coarsest, coarsest + 1))
         if self._plane:
             wrap1, wrap2 = self.periodic[1:]
             kernels.box_set_up(table, arena, *self.conductances[1:], self.diagonal, wrap1, wrap2, scale, dense)
@@ -206,21 +211,14 @@ class Multigrid:
             return replace(part, x=part.x * unit)
         if self.direct:
             return self._eliminate(rhs)
-        table, arena, dense, _ = self._hierarchy
-        iterations, residual, size, rounding = kernels.pcg(
-            *self.conductances,
-            self.diagonal,
-            rhs,
-            x,
-            tol,
-            max_iterations,
-            *self._kind,
-            table,
-            arena,
-            dense,
-            *self._schedule,
-            self._blocks,
-        )
+        table, arena, dense, scale = self._hierarchy
+        system, hierarchy = (self.diagonal, rhs, x, tol, max_iterations), (table, arena, dense)
+        if self._plane:
+            settings = (self._numbers, self._blocks, True)
+            found = kernels.plane_pcg(*self.conductances[1:], *system, scale, *hierarchy, *settings)
+        else:
+            found = kernels.pcg(*self.conductances, *system, *hierarchy, *self._schedule, self._blocks)
+        iterations, residual, size, rounding = found
         x[self._inert] = 0.0
         converged = bool(residual <= max(tol * size, 2.0 * rounding))
         return Solve(x, int(iterations), float(residual / size), converged, float(rounding / size))
@@ -253,12 +251,18 @@ class Multigrid:
         size = float(np.abs(rhs).max(initial=0.0))
         factor = 1.0 / size if size > 0 else 1.0
         n = self.diagonal.size
-        b, x, dinv, y = (arena[start : start + n] for start in table[0, [kernels.B, kernels.X, kernels.DINV, kernels.Y]])
+        columns = [kernels.R if self._plane else kernels.B, kernels.X, kernels.DINV, kernels.Y]
+        b, x, dinv, y = (arena[start : start + n] for start in table[0, columns])
         np.multiply(rhs.reshape(-1), factor, out=b, casting="same_kind")
-        np.multiply(dinv, b, out=x)
-        jobs, omegas = self._schedule
-        x *= omegas[0]
-        kernels.vcycle(*self._kind, table, arena, dense, jobs, omegas, self._blocks)
+        if self._plane:
+            system = (self.diagonal, self.diagonal, self.diagonal, 0.0, 0, scale)
+            settings = (self._numbers, self._blocks, None)
+            kernels.plane_pcg(*self.conductances[1:], *system, table, arena, dense, *settings)
+        else:
+            jobs, omegas = self._schedule
+            np.multiply(dinv, b, out=x)
+            x *= omegas[0]
+            kernels.vcycle(table, arena, dense, jobs, omegas, self._blocks)
         np.multiply(y, scale / factor, out=out.reshape(-1), dtype=np.float64)
         out.reshape(self.shape)[self._inert] = 0.0
         return out
@@ -290,24 +294,35 @@ def _layout(shape: tuple[int, ...], strength: list[float]) -> tuple[np.ndarray, 
     return np.array(lines), at
 
 
+@lru_cache(maxsize=64)
 def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[np.ndarray, int]:
     """The same for a plane whose coarse cells are every other one."""
     lines: list = []
     at = 0
     n1, n2 = int(shape[1]), int(shape[2])
     while True:
-        line = np.zeros(kernels.COLUMNS, dtype=np.int64)
-        line[:3] = 1, n1, n2
-        columns = [kernels.EAST, kernels.SOUTH, kernels.W, kernels.DINV, kernels.B, kernels.X, kernels.Y]
-        for column in columns + [kernels.SOUTHEAST, kernels.SOUTHWEST] * bool(lines):
+        line = np.zeros(kernels.PLANE_COLUMNS, dtype=np.int64)
+        line[:3], line[kernels.WRAP] = (1, n1, n2), periodic[1]
+        cells, corners = n1 * n2, (n1 + 1) * (n2 + 2)
+        sizes = {kernels.EAST: cells + n1, kernels.SOUTH: cells + n2}
+        sizes |= dict.fromkeys((kernels.W, kernels.DINV, kernels.X, kernels.Y), cells)
+        if lines:
+            sizes |= {kernels.SOUTHEAST: corners, kernels.SOUTHWEST: corners, kernels.B: cells}
+        else:  # residual and direction alternate between two places
+            sizes |= {kernels.R: 2 * cells, kernels.P: 2 * cells, kernels.Q: cells}
+        m1, m2 = n1 // 2, n2 // 2
+        coarsest = cells <= COARSEST or min(n1, n2) < 4 or (periodic[1] and n1 % 2) or (periodic[2] and n2 % 2)
+        if not coarsest:
+            sizes[kernels.TRANSFER] = 8 * (m1 + 2) * (m2 + 2)
+        for column, size in sizes.items():
             line[column] = at
-            at += n1 * n2
+            at += size
         lines.append(line)
-        if n1 * n2 <= COARSEST or min(n1, n2) < 4 or (periodic[1] and n1 % 2) or (periodic[2] and n2 % 2):
-            return np.array(lines), at
-        n1, n2 = n1 // 2, n2 // 2
-        line[kernels.TRANSFER] = at
-        at += 8 * (n1 + 2) * (n2 + 2)
+        if coarsest:
+            table = np.array(lines)
+            table.flags.writeable = False
+            return table, at
+        n1, n2 = m1, m2
 
 
 def solve_batch(

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from . import tensor
-from .boundary import wall_parts
 from .data import Data
 from .errors import ProblemError
 from .forcing import Forcing, Term, Wall
@@ -207,9 +206,9 @@ class Operator:
         grid, coefficient = self.grid, self._coefficient
         n = grid.shape[axis]
         shape = [k + (a == axis) for a, k in enumerate(grid.shape)]
-        area = np.broadcast_to(grid.face_areas(axis), shape)
+        area = _spread(grid.face_areas(axis), shape)
         width = grid._along(axis, grid.widths[axis])
-        d = np.broadcast_to(self._along(axis), grid.shape)
+        d = _spread(self._along(axis), grid.shape)
         links = np.zeros(shape)
         with np.errstate(divide="ignore", over="ignore"):
             # half cell, per area; inf where D = 0, or so small that nothing passes
@@ -230,7 +229,7 @@ class Operator:
                     _slice(series, axis, face - 1, face)[...] += np.expand_dims(
                         np.broadcast_to(extra, grid.side_shape(f"{name}-")), axis
                     )
-            inner[...] = _slice(area, axis, 1, -1) / series
+            np.divide(_slice(area, axis, 1, -1), series, out=inner)
         if self.periodic[self.lead + axis] and n > 1:
             wrap = _slice(area, axis, 0, 1) / (_slice(resistance, axis, 0, 1) + _slice(resistance, axis, -1, None))
             _slice(links, axis, 0, 1)[...] = wrap
@@ -288,9 +287,7 @@ class Operator:
             conductances.append(np.ascontiguousarray(links).reshape(self._face_shape(self.lead + axis)))
             if not self.periodic[self.lead + axis]:
                 for side, half, at in ((f"{name}-", low, 0), (f"{name}+", high, n - 1)):
-                    walls += self._side_walls(
-                        side, axis, half, np.take(index, at, axis=axis), np.take(free, at, axis=axis)
-                    )
+                    walls += self._side_walls(side, axis, half, index[_at(axis, at)], free[_at(axis, at)])
         walls += self._void_walls(void)
         if held:
             cells, area, g, values = (np.concatenate(parts) for parts in zip(*held, strict=True))
@@ -314,16 +311,16 @@ class Operator:
 
     def _side_walls(self, side: str, axis: int, half: np.ndarray, cells: np.ndarray, free: np.ndarray) -> list[Wall]:
         shape = self.grid.side_shape(side)
-        area = np.take(self.grid.face_areas(axis), 0 if side.endswith("-") else -1, axis=axis)
-        area = np.broadcast_to(area, shape)
-        half = np.broadcast_to(np.squeeze(half, axis=axis), shape)
+        area = _spread(self.grid.face_areas(axis)[_at(axis, 0 if side.endswith("-") else -1)], shape)
+        half = _spread(half.reshape([n for a, n in enumerate(half.shape) if a != axis]), shape)
         walls = []
-        for mask, what in wall_parts(side, self.problem.boundary[side], shape):
-            chosen = np.ravel(free if mask is None else free & mask)
-            if not chosen.any():
+        for mask, what, (h, value, flux) in self.problem.wall_terms[side]:
+            if mask is None and self.all_free:
+                places = np.arange(cells.size)
+            else:
+                places = np.flatnonzero(np.ravel(free if mask is None else free & mask))
+            if not places.size:
                 continue
-            places = np.flatnonzero(chosen)
-            h, value, flux = what.terms(side, shape)
             if isinstance(self._coefficient, Tensor) and what.kind == "value" and mask is None:
                 flux = tensor.wall_flux(self.grid, self._coefficient, side, value, flux, self.periodic[1:])
             half_cells = half
@@ -354,10 +351,9 @@ class Operator:
             return []
         cells, voids, area, half = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
         walls = []
-        for mask, what in wall_parts("void", self.problem.boundary["void"], self.grid.shape):
+        for mask, what, (h, value, flux) in self.problem.wall_terms["void"]:
             chosen = np.ones(cells.size, dtype=bool) if mask is None else np.ravel(mask)[voids]
             if chosen.any():
-                h, value, flux = what.terms("void", self.grid.shape)
                 walls.append(
                     self._wall(
                         "void",
@@ -585,6 +581,11 @@ class Operator:
         return 0.5 * np.asarray(abs(matrix).sum(axis=1)).reshape(self.shape)
 
     @cached_property
+    def _all_joined(self) -> bool:
+        """Every inner face conducts."""
+        return all((_slice(g, axis, 1, -1) > 0).all() for axis, g in enumerate(self.conductances))
+
+    @cached_property
     def components(self) -> tuple[np.ndarray, int, np.ndarray]:
         """(labels, n, anchored): connected components of the free cells (-1 elsewhere); anchored where some w
         > 0."""
@@ -593,6 +594,8 @@ class Operator:
                 self.uniform.wall_factor(a, e) > 0 and not self.periodic[a] for a in range(3) for e in (0, 1)
             )
             return np.zeros(self.shape, dtype=np.int32), 1, np.array([held])
+        if self.all_free and self._all_joined:
+            return np.zeros(self.shape, dtype=np.int32), 1, np.array([bool((self.diagonal > 0).any())])
         from .kernels import components
 
         labels = np.empty(self.shape, dtype=np.int32)
@@ -663,3 +666,13 @@ def _radiative_coefficient(strength, half, inside: np.ndarray, outside: np.ndarr
 
 def _slice(x: np.ndarray, axis: int, start, stop) -> np.ndarray:
     return x[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _at(axis: int, place: int) -> tuple:
+    """Index of one layer across `axis`."""
+    return (slice(None),) * axis + (place,)
+
+
+def _spread(values, shape) -> np.ndarray:
+    """`values` as an array of `shape`, as they are where they have it."""
+    return values if np.shape(values) == tuple(shape) else np.broadcast_to(values, shape)

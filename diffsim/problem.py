@@ -98,6 +98,8 @@ class Problem:
     boundary: Mapping[str, Any] = field(default_factory=dict)
     contacts: tuple = ()
     reaction: Callable | None = None
+    # {side: [(mask or None, plain side, (h, value, flux))]}, sides that are not periodic
+    wall_terms: Mapping[str, list] = field(init=False, repr=False)
 
     def __post_init__(self):
         grid = self.grid
@@ -116,12 +118,13 @@ class Problem:
         put("contacts", _contacts(self.contacts, grid))
         if self.reaction is not None and not callable(self.reaction):
             raise ProblemError(f"reaction = {self.reaction!r} is not callable; give a function of u.")
-        for side, what in self.boundary.items():  # builds every wall datum once, so that mistakes surface here
-            if side != "void" or what.kind == "patches" or self.active is not None:
+        # every wall datum is built here, once, so that mistakes surface at the border
+        terms: dict[str, list] = {}
+        for side, what in self.boundary.items():
+            if what.kind != "periodic" and (side != "void" or what.kind == "patches" or self.active is not None):
                 shape = grid.shape if side == "void" else grid.side_shape(side)
-                for _, part in wall_parts(side, what, shape):
-                    if part.kind != "periodic":
-                        part.terms(side, shape)
+                terms[side] = [(mask, part, part.terms(side, shape)) for mask, part in wall_parts(side, what, shape)]
+        put("wall_terms", terms)
 
     @property
     def follows_state(self) -> bool:
@@ -147,7 +150,7 @@ class Problem:
         """The same problem with some arguments changed."""
         from dataclasses import fields
 
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         for name in ("ambient", "source"):
             data = given[name]
             given[name] = data.steady if data.constant else data.signal

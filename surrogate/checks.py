@@ -6,9 +6,9 @@ from diffsim.operator import Operator, discretize
 from diffsim.problem import Problem
 
 
-def relative_residual(problem: Problem, u: np.ndarray) -> float:
+def relative_residual(problem: Problem, u: np.ndarray, operator: Operator | None = None) -> float:
     """``||F - K u|| / ||F||`` of a field; relative to ``||K u||`` where nothing drives the problem."""
-    operator = discretize(problem)
+    operator = operator or discretize(problem)
     forcing = operator.forcing(0.0)
     image = operator.apply(operator.enter(u))
     scale = float(np.linalg.norm(forcing)) or float(np.linalg.norm(image)) or 1.0
@@ -41,9 +41,9 @@ def extrema(operator: Operator) -> tuple[float, float]:
     return -np.inf if pushes_down else float(values.min()), np.inf if pushes_up else float(values.max())
 
 
-def extrema_excess(problem: Problem, u: np.ndarray) -> float:
+def extrema_excess(problem: Problem, u: np.ndarray, operator: Operator | None = None) -> float:
     """How far `u` leaves the range that the maximum principle allows, relative to the size of u; 0 where it obeys."""
-    operator = discretize(problem)
+    operator = operator or discretize(problem)
     lower, upper = extrema(operator)
     inside = operator.enter(u)[operator.free]
     if not inside.size:
@@ -52,16 +52,22 @@ def extrema_excess(problem: Problem, u: np.ndarray) -> float:
     return max(0.0, lower - float(inside.min()), float(inside.max()) - upper) / size
 
 
-def faults(problem: Problem, u: np.ndarray, residual_limit: float | None) -> list[str]:
-    """What is wrong with `u` as the equilibrium of `problem`, in words; a limit of None leaves out the residual."""
+def faults(
+    problem: Problem, u: np.ndarray, residual_limit: float | None, operator: Operator | None = None
+) -> list[str]:
+    """What is wrong with `u` as the equilibrium of `problem`, in words; a limit of None leaves out the residual.
+
+    `operator`: that of the problem, where it is at hand.
+    """
+    operator = operator or discretize(problem)
     inside = u if problem.active is None else u[problem.active]
     if not np.isfinite(inside).all():
         return ["the label is not finite"]
     found = []
-    if residual_limit is not None and (residual := relative_residual(problem, u)) > residual_limit:
+    if residual_limit is not None and (residual := relative_residual(problem, u, operator)) > residual_limit:
         found.append(
             f"the label is not an equilibrium: relative residual {residual:.1e}, allowed {residual_limit:.1e}"
         )
-    if (excess := extrema_excess(problem, u)) > 1e-8:
+    if (excess := extrema_excess(problem, u, operator)) > 1e-8:
         found.append(f"the label breaks the maximum principle by {100 * excess:.2g} % of its size")
     return found

@@ -392,8 +392,11 @@ def compute_items(recipe: _Recipe, items: range) -> dict[str, np.ndarray]:
     solved = problems if finer == 1 else [spec.problem(seed, i, n * finer) for i in items]
     solutions = diffsim.equilibrium(solved, tol=TOLERANCE)
     labels = np.stack([_coarsened(s.u, finer) for s in solutions])
-    for i, problem, label in zip(items, problems, labels, strict=True):
-        faults = label_faults(problem, label, None if finer > 1 else 100 * TOLERANCE)
+    for i, problem, label, solution in zip(items, problems, labels, solutions, strict=True):
+        if finer > 1:
+            faults = label_faults(problem, label, None)
+        else:
+            faults = label_faults(problem, label, 100 * TOLERANCE, solution.operator)
         if faults:
             raise DiffsimError(
                 f"item {i} of seed {seed} fails its own check: {'; '.join(faults)}. Nothing of this shard was stored."

@@ -9,6 +9,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,7 @@ class Spec:
         """The unit box with `resolution` cells per axis."""
         if isinstance(resolution, bool) or not isinstance(resolution, int | np.integer) or resolution < 2:
             raise ProblemError(f"resolution = {resolution!r} must be an int >= 2 (cells per axis).")
-        return Grid(shape=(int(resolution),) * self.ndim, lengths=(1.0,) * self.ndim)
+        return _unit_box(self.ndim, int(resolution))
 
     def initial(self, seed: int, i: int, problem: Problem) -> np.ndarray:
         """Where the trajectory of item i starts: a smooth random field, as large as what a unit source settles to."""
@@ -316,6 +317,12 @@ SPECS = {
         ),
     )
 }
+
+
+@lru_cache(maxsize=16)
+def _unit_box(ndim: int, resolution: int) -> Grid:
+    """One grid for all problems of a data set: what is derived from it is derived once."""
+    return Grid(shape=(resolution,) * ndim, lengths=(1.0,) * ndim)
 
 
 def _stream(seed: int, i: int, what: str) -> np.random.Generator:

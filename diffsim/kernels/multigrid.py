@@ -163,10 +163,10 @@ def cg_threads(job, blocks, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, f
 
 
 @_entry
-def pcg(g0, g1, g2, w, b, x, tol, max_iterations, aggregates, box, table, arena, dense, jobs, omegas, blocks):
+def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, omegas, blocks):
     """Solve ``K x = b`` in place by conjugate gradients with V-cycles; x holds the first guess.
 
-    `aggregates` to `blocks`: as `vcycle` takes them.
+    `table` to `blocks`: as `vcycle` takes them.
 
     Returns (iterations, ||b - K x||, ||b||, rounding), the last the size of the rounding errors in that residual: no
     double-precision x can be expected to have a smaller one. The direction is updated by Polak and Ribiere's formula,
@@ -209,7 +209,7 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, aggregates, box, table, arena,
                 before, rz = residual, 0.0
             job = LOAD
         elif job == LOAD:
-            vcycle(aggregates, box, table, arena, dense, jobs, omegas, blocks)
+            vcycle(table, arena, dense, jobs, omegas, blocks)
             job = PRODUCTS
         elif job == PRODUCTS:
             beta = max(-alpha * second / rz, 0.0) if rz > 0.0 else 0.0
@@ -393,173 +393,13 @@ def level_threads(job, blocks, rows, table, arena, level, omega):
 PARALLEL_CELLS = 20_000  # below this a level is done before a second thread has woken
 
 
-# --- V-cycle on every other cell, two dimensions ------------------------------------------------------------------------
-#
-# Black-box multigrid (Dendy, Black box multigrid, J. Comput. Phys. 48, 1982): coarse cells are the odd ones along both
-# axes, interpolation follows the matrix, coarse matrices are Galerkin products and have nine entries a row. A level
-# keeps the couplings of each cell to its east, south, south-east and south-west neighbours, and w.
-
-
-# Columns of the level table of a plane; W .. Y are shared with the table of aggregates.
-EAST, SOUTH, SOUTHEAST, SOUTHWEST, TRANSFER = 3, 4, 5, 11, 12
-HALO = 3  # rows and columns around a level while it is set up: wrapped where periodic, 0 elsewhere
-
-
-@_compiled
-def plane(arena, start, n1, n2):
-    """View of `n1 n2` numbers of the arena from `start` on."""
-    return arena[start : start + n1 * n2].reshape(n1, n2)
-
-
-@_compiled
-def rest_row(five, east, south, southeast, southwest, w, b, x, i, out):
-    """Row i of ``b - K x``, from differences: what one cell loses its neighbour gains, also in single precision."""
-    n1, n2 = x.shape
-    up, down = i - 1 if i > 0 else n1 - 1, i + 1 if i < n1 - 1 else 0
-    e, above, below, loss, rhs = east[i], south[up], south[i], w[i], b[i]
-    own, xu, xd = x[i], x[up], x[down]
-    for k in range(1, n2 - 1):
-        c = own[k]
-        flow = above[k] * (xu[k] - c) + below[k] * (xd[k] - c) + e[k - 1] * (own[k - 1] - c) + e[k] * (own[k + 1] - c)
-        out[k] = rhs[k] - loss[k] * c + flow
-    for k in (0, n2 - 1):
-        c = own[k]
-        a, d = k - 1 if k > 0 else n2 - 1, k + 1 if k < n2 - 1 else 0
-        flow = above[k] * (xu[k] - c) + below[k] * (xd[k] - c) + e[a] * (own[a] - c) + e[k] * (own[d] - c)
-        out[k] = rhs[k] - loss[k] * c + flow
-    if not five:
-        se_up, sw_up, se, sw = southeast[up], southwest[up], southeast[i], southwest[i]
-        for k in range(1, n2 - 1):
-            c = own[k]
-            out[k] += (
-                se_up[k - 1] * (xu[k - 1] - c)
-                + sw_up[k + 1] * (xu[k + 1] - c)
-                + se[k] * (xd[k + 1] - c)
-                + sw[k] * (xd[k - 1] - c)
-            )
-        for k in (0, n2 - 1):
-            c = own[k]
-            a, d = k - 1 if k > 0 else n2 - 1, k + 1 if k < n2 - 1 else 0
-            out[k] += se_up[a] * (xu[a] - c) + sw_up[d] * (xu[d] - c) + se[k] * (xd[d] - c) + sw[k] * (xd[a] - c)
-
-
-# The eight weights of a fine cell's interpolation, (m1 + 2, m2 + 2) each, cell (I, J) at [I + 1, J + 1]:
-# LEFT, RIGHT of the cell (2 I + 1, 2 J) between coarse columns J - 1 and J; UP, DOWN of (2 I, 2 J + 1) between
-# coarse rows I - 1 and I; NW, NE, SW, SE of (2 I, 2 J) between four coarse cells.
-LEFT, RIGHT, UP, DOWN, NW, NE, SW, SE = 0, 1, 2, 3, 4, 5, 6, 7
-EIGHT = np.int64(8)
-
-
-@_compiled
-def box_restrict_rows(lo, hi, five, east, south, southeast, southwest, w, b, x, weights, dinv, bc, xc, omega):
-    """Coarse rows: bc = P^T (b - K x), and xc, the coarse level's first smoothing step."""
-    n1, n2 = x.shape
-    m2 = bc.shape[1]
-    rest = np.zeros((3, n2 + 3), dtype=x.dtype)  # columns -1 .. n2 + 1: wrapped, or met by weights that are 0
-    for ci in range(lo, hi):
-        for a in range(3):
-            row = 2 * ci + a
-            if a == 0 and ci > lo:
-                for k in range(n2 + 2):
-                    rest[0, k] = rest[2, k]
-                continue
-            if row >= n1:
-                row -= n1  # wrapped, or met by weights that are 0
-            rest_row(five, east, south, southeast, southwest, w, b, x, row, rest[a, 1 : n2 + 1])
-            rest[a, 0], rest[a, n2 + 1] = rest[a, n2], rest[a, 1]
-        above, own, below = rest[0], rest[1], rest[2]
-        left, right = weights[LEFT, ci + 1], weights[RIGHT, ci + 1]
-        down, up = weights[DOWN, ci + 1], weights[UP, ci + 2]
-        se, sw, ne, nw = weights[SE, ci + 1], weights[SW, ci + 1], weights[NE, ci + 2], weights[NW, ci + 2]
-        total, guess, inverse = bc[ci], xc[ci], dinv[ci]
-        for k in range(m2):
-            j = 2 * k + 2  # column of the coarse cell in `rest`
-            value = own[j] + right[k + 1] * own[j - 1] + left[k + 2] * own[j + 1]
-            value += down[k + 1] * above[j] + se[k + 1] * above[j - 1] + sw[k + 2] * above[j + 1]
-            value += up[k + 1] * below[j] + ne[k + 1] * below[j - 1] + nw[k + 2] * below[j + 1]
-            total[k] = value
-            guess[k] = omega * inverse[k] * value
-
-
-@_compiled
-def box_prolong_rows(lo, hi, weights, e, x):
-    """x += P e on fine rows lo .. hi - 1."""
-    n2 = x.shape[1]
-    m1, m2 = e.shape
-    for row in range(lo, hi):
-        fine, ci = x[row], row // 2
-        if row % 2:
-            own, left, right = e[ci], weights[LEFT, ci + 1], weights[RIGHT, ci + 1]
-            for k in range(1, m2):
-                fine[2 * k] += left[k + 1] * own[k - 1] + right[k + 1] * own[k]
-                fine[2 * k + 1] += own[k]
-            fine[0] += left[1] * own[m2 - 1] + right[1] * own[0]
-            fine[1] += own[0]
-            if n2 % 2:
-                fine[n2 - 1] += left[m2 + 1] * own[m2 - 1]
-        else:
-            above, below = e[ci - 1 if ci > 0 else m1 - 1], e[ci if ci < m1 else 0]
-            up, down = weights[UP, ci + 1], weights[DOWN, ci + 1]
-            nw, ne, sw, se = weights[NW, ci + 1], weights[NE, ci + 1], weights[SW, ci + 1], weights[SE, ci + 1]
-            for k in range(1, m2):
-                fine[2 * k] += nw[k + 1] * above[k - 1] + ne[k + 1] * above[k] + sw[k + 1] * below[k - 1] + se[k + 1] * below[k]
-                fine[2 * k + 1] += up[k + 1] * above[k] + down[k + 1] * below[k]
-            last = m2 - 1
-            fine[0] += nw[1] * above[last] + ne[1] * above[0] + sw[1] * below[last] + se[1] * below[0]
-            fine[1] += up[1] * above[0] + down[1] * below[0]
-            if n2 % 2:
-                fine[n2 - 1] += nw[m2 + 1] * above[last] + sw[m2 + 1] * below[last]
-
-
-@_compiled
-def box_rows(job, lo, hi, table, arena, level, omega):
-    """`level_rows` for a plane."""
-    line = table[level]
-    n1, n2 = line[SHAPE + 1], line[SHAPE + 2]
-    five = level == 0
-    east, south = plane(arena, line[EAST], n1, n2), plane(arena, line[SOUTH], n1, n2)
-    southeast, southwest = plane(arena, line[SOUTHEAST], n1, n2), plane(arena, line[SOUTHWEST], n1, n2)
-    b, x, y = plane(arena, line[B], n1, n2), plane(arena, line[X], n1, n2), plane(arena, line[Y], n1, n2)
-    w = plane(arena, line[W], n1, n2)
-    if job <= BACKWARD:
-        dinv = plane(arena, line[DINV], n1, n2)
-        rest = np.empty(n2, dtype=arena.dtype)
-        source, target = (x, y) if job == FORWARD else (y, x)
-        for i in range(lo, hi):
-            rest_row(five, east, south, southeast, southwest, w, b, source, i, rest)
-            own, inverse, out = source[i], dinv[i], target[i]
-            for k in range(n2):
-                out[k] = own[k] + omega * inverse[k] * rest[k]
-    else:
-        below = table[level + 1]
-        m1, m2 = below[SHAPE + 1], below[SHAPE + 2]
-        weights = cube(arena, line[TRANSFER], EIGHT, m1 + 2, m2 + 2)
-        if job == RESTRICT:
-            dinv = plane(arena, below[DINV], m1, m2)
-            bc, xc = plane(arena, below[B], m1, m2), plane(arena, below[X], m1, m2)
-            box_restrict_rows(lo, hi, five, east, south, southeast, southwest, w, b, y, weights, dinv, bc, xc, omega)
-        else:
-            box_prolong_rows(lo, hi, weights, plane(arena, below[Y], m1, m2), y)
-
-
-@_threaded
-def box_threads(job, blocks, rows, table, arena, level, omega):
-    """`box_rows` over all rows, in `blocks` pieces."""
-    for piece in prange(blocks):
-        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
-        box_rows(job, lo, hi, table, arena, level, omega)
-
-
-# --- the cycle ---------------------------------------------------------------------------------------------------------
-
-
 @_entry
-def vcycle(aggregates, box, table, arena, dense, jobs, omegas, blocks):
+def vcycle(table, arena, dense, jobs, omegas, blocks):
     """One symmetric V-cycle from b and the first smoothing step in x of level 0; the correction is left in y.
 
-    One of `aggregates` and `box` is True, the kind of the hierarchy; the other is None, and not compiled. `jobs` and
-    `omegas` list the passes: entry 0 is the first smoothing step, made by whoever fills b and x, then come the passes
-    on the way down up to RESTRICT, then those on the way up. `blocks`: pieces for several threads, or None for one.
+    `jobs` and `omegas` list the passes: entry 0 is the first smoothing step, made by whoever fills b and x, then come
+    the passes on the way down up to RESTRICT, then those on the way up. `blocks`: pieces for several threads, or None
+    for one.
     """
     last, down = table.shape[0] - 1, 1
     while jobs[down] != RESTRICT:
@@ -575,17 +415,474 @@ def vcycle(aggregates, box, table, arena, dense, jobs, omegas, blocks):
             level, k = last - 1 - done // up, down + 1 + done % up
         line = table[level + 1 if jobs[k] == RESTRICT else level]
         rows = line[SHAPE] * line[SHAPE + 1]
-        few = table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS
-        if aggregates is not None:
-            if blocks is None or few:
-                level_rows(jobs[k], START, rows, table, arena, level, omegas[k])
+        if blocks is None or table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
+            level_rows(jobs[k], START, rows, table, arena, level, omegas[k])
+        else:
+            level_threads(jobs[k], blocks, rows, table, arena, level, omegas[k])
+
+
+# --- planes: a hierarchy of every other cell ----------------------------------------------------------------------------
+#
+# Black-box multigrid (Dendy, Black box multigrid, J. Comput. Phys. 48, 1982): coarse cells are the odd ones along both
+# axes, interpolation follows the matrix, coarse matrices are Galerkin products and have nine entries a row. A level
+# keeps the couplings of each cell to its neighbours, and w.
+#
+# A sweep over the cells does several passes at once: each follows the one before by a row, and what they hand on stays
+# in a few rows that fit the first-level cache. Inside, arrays are flat and a row is the offset of its first cell,
+# unsigned: slices cost more than a short row, and signed indices a test for wraparound at every access. Rows beyond a
+# piece are computed by its neighbour too, by the same expressions, so any split gives the same bits; what a neighbour
+# may still read is never overwritten (r and p alternate between two places).
+
+
+# Columns of the level table of a plane; W .. Y are shared with the table of aggregates. R, P, Q are on level 0 alone.
+EAST, SOUTH, SOUTHEAST, SOUTHWEST, TRANSFER = 3, 4, 5, 11, 12
+WRAP = 13  # 1 where the first axis is periodic
+R, P, Q = 14, 15, 16
+PLANE_COLUMNS = 17
+
+# Entries of `numbers`, in the precision of the arena.
+FIRST, SECOND, ALPHA, BETA, NOTHING = 0, 1, 2, 3, 4
+# Columns of `sums`: per row b b, y b, y Q and -p Q.
+BB, YB, YQ, PQ = np.arange(4)
+
+DROP = 1e-4  # of the residual between two looks at the true one
+
+ONE, TWO, LANES = np.uint64(1), np.uint64(2), np.uint64(32)
+
+
+@_compiled
+def seam(row, at, n):
+    """Fill the places beyond both ends of a row from the other end; couplings there are 0 unless the axis is periodic."""
+    row[at - ONE] = row[at + n - ONE]
+    row[at + n] = row[at]
+
+
+@_compiled
+def lane_dot(a, at_a, b, at_b, n, lanes):
+    """Sum of a_k b_k over n places in an order that depends on n alone; `lanes` is scratch."""
+    for lane in range(LANES):
+        lanes[lane] = 0.0
+    whole = n - n % LANES
+    k = np.uint64(0)
+    while k < whole:
+        for lane in range(LANES):
+            lanes[lane] += a[at_a + k + lane] * b[at_b + k + lane]
+        k += LANES
+    for lane in range(n - whole):
+        lanes[lane] += a[at_a + whole + lane] * b[at_b + whole + lane]
+    half = LANES // TWO
+    while half > ONE:
+        for lane in range(half):
+            lanes[lane] += lanes[lane + half]
+        half //= TWO
+    return np.float64(lanes[0]) + np.float64(lanes[1])
+
+
+@_compiled
+def relax_row(omega, level, i, table, arena, rows, up, own, down, b, at_b, out):
+    """Row i of ``x + omega D^-1 (b - K x)``, x in `rows`; of ``b - K x`` itself where omega is 0.
+
+    K x is taken from differences: what one cell loses its neighbour gains, also in single precision.
+    """
+    n = np.uint64(table[level, SHAPE + 2])
+    row = np.uint64(i)
+    above = np.uint64(table[level, SOUTH]) + row * n
+    below, loss = above + n, np.uint64(table[level, W]) + row * n
+    left = np.uint64(table[level, EAST]) + row * (n + ONE)
+    right = left + ONE
+    for k in range(n):
+        c = rows[own + k]
+        flow = arena[above + k] * (rows[up + k] - c) + arena[below + k] * (rows[down + k] - c)
+        flow += arena[left + k] * (rows[own + k - ONE] - c) + arena[right + k] * (rows[own + k + ONE] - c)
+        rows[out + k] = b[at_b + k] - arena[loss + k] * c + flow
+    if level > 0:
+        above_left = np.uint64(table[level, SOUTHEAST]) + row * (n + TWO)
+        above_right = np.uint64(table[level, SOUTHWEST]) + row * (n + TWO) + TWO
+        below_right, below_left = above_left + n + TWO + ONE, above_right + n + ONE
+        for k in range(n):
+            c = rows[own + k]
+            rows[out + k] += (
+                arena[above_left + k] * (rows[up + k - ONE] - c)
+                + arena[above_right + k] * (rows[up + k + ONE] - c)
+                + arena[below_right + k] * (rows[down + k + ONE] - c)
+                + arena[below_left + k] * (rows[down + k - ONE] - c)
+            )
+    if omega != 0.0:
+        inverse = np.uint64(table[level, DINV]) + row * n
+        for k in range(n):
+            rows[out + k] = rows[own + k] + omega * (arena[inverse + k] * rows[out + k])
+
+
+# The eight weights of a fine cell's interpolation, (m1 + 2, m2 + 2) each, cell (I, J) at [I + 1, J + 1]:
+# LEFT, RIGHT of the cell (2 I + 1, 2 J) between coarse columns J - 1 and J; UP, DOWN of (2 I, 2 J + 1) between
+# coarse rows I - 1 and I; NW, NE, SW, SE of (2 I, 2 J) between four coarse cells.
+LEFT, RIGHT, UP, DOWN, NW, NE, SW, SE = np.arange(8)
+
+
+@_compiled
+def weight_row(table, level, which, row):
+    """Where row `row` of one of the eight weights begins in the arena, at the entry of coarse column 0."""
+    m1, m2 = table[level + 1, SHAPE + 1], table[level + 1, SHAPE + 2]
+    return np.uint64(table[level, TRANSFER] + (which * (m1 + 2) + row) * (m2 + 2) + 1)
+
+
+@_compiled
+def restrict_row(ci, level, table, arena, rows, above, own, below):
+    """Row ci of ``P^T rest`` into b of the next level; the rests of fine rows 2 ci .. 2 ci + 2 are in `rows`."""
+    m = np.uint64(table[level + 1, SHAPE + 2])
+    out = np.uint64(table[level + 1, B]) + np.uint64(ci) * m
+    left, right = weight_row(table, level, LEFT, ci + 1) + ONE, weight_row(table, level, RIGHT, ci + 1)
+    down, up = weight_row(table, level, DOWN, ci + 1), weight_row(table, level, UP, ci + 2)
+    se, sw = weight_row(table, level, SE, ci + 1), weight_row(table, level, SW, ci + 1) + ONE
+    ne, nw = weight_row(table, level, NE, ci + 2), weight_row(table, level, NW, ci + 2) + ONE
+    for k in range(m):
+        j = TWO * k
+        west, centre, east = own + j, own + j + ONE, own + j + TWO
+        arena[out + k] = rows[centre] + arena[right + k] * rows[west] + arena[left + k] * rows[east]
+    for k in range(m):
+        j = TWO * k
+        west, centre, east = above + j, above + j + ONE, above + j + TWO
+        arena[out + k] += arena[down + k] * rows[centre] + arena[se + k] * rows[west] + arena[sw + k] * rows[east]
+    for k in range(m):
+        j = TWO * k
+        west, centre, east = below + j, below + j + ONE, below + j + TWO
+        arena[out + k] += arena[up + k] * rows[centre] + arena[ne + k] * rows[west] + arena[nw + k] * rows[east]
+
+
+@_compiled
+def prolong_row(i, level, table, arena, rows, out):
+    """Row i of ``x + P e`` into `rows`; x is X of this level, e is Y of the next."""
+    n, m1, m = table[level, SHAPE + 2], table[level + 1, SHAPE + 1], np.uint64(table[level + 1, SHAPE + 2])
+    x = np.uint64(table[level, X] + i * n)
+    ci = i // 2
+    odd = np.uint64(n % 2)
+    own = np.uint64(table[level + 1, Y] + (ci if ci < m1 else 0) * np.int64(m))
+    last = m - ONE
+    if i % 2:
+        left, right = weight_row(table, level, LEFT, ci + 1), weight_row(table, level, RIGHT, ci + 1)
+        rows[out] = arena[x] + (arena[left] * arena[own + last] + arena[right] * arena[own])
+        rows[out + ONE] = arena[x + ONE] + arena[own]
+        for k in range(ONE, m):
+            e = arena[own + k]
+            j = TWO * k
+            rows[out + j] = arena[x + j] + (arena[left + k] * arena[own + k - ONE] + arena[right + k] * e)
+            rows[out + j + ONE] = arena[x + j + ONE] + e
+        if odd:
+            j = TWO * m
+            rows[out + j] = arena[x + j] + arena[left + m] * arena[own + last]
+    else:
+        above = np.uint64(table[level + 1, Y] + (ci if ci > 0 else m1) * np.int64(m)) - m
+        up, down = weight_row(table, level, UP, ci + 1), weight_row(table, level, DOWN, ci + 1)
+        nw, ne = weight_row(table, level, NW, ci + 1), weight_row(table, level, NE, ci + 1)
+        sw, se = weight_row(table, level, SW, ci + 1), weight_row(table, level, SE, ci + 1)
+        corners = arena[nw] * arena[above + last] + arena[ne] * arena[above]
+        rows[out] = arena[x] + (corners + (arena[sw] * arena[own + last] + arena[se] * arena[own]))
+        rows[out + ONE] = arena[x + ONE] + (arena[up] * arena[above] + arena[down] * arena[own])
+        for k in range(ONE, m):
+            a, b = arena[above + k], arena[own + k]
+            j = TWO * k
+            corners = arena[nw + k] * arena[above + k - ONE] + arena[ne + k] * a
+            corners += arena[sw + k] * arena[own + k - ONE] + arena[se + k] * b
+            rows[out + j] = arena[x + j] + corners
+            rows[out + j + ONE] = arena[x + j + ONE] + (arena[up + k] * a + arena[down + k] * b)
+        if odd:
+            j = TWO * m
+            rows[out + j] = arena[x + j] + (arena[nw + m] * arena[above + last] + arena[sw + m] * arena[own + last])
+
+
+@_compiled
+def down_rows(lo, hi, level, table, arena, numbers, source, target, sums):
+    """Smooth twice from zero and restrict: coarse rows lo .. hi - 1 and the fine rows that they own.
+
+    b begins at `source`. Where `target` differs, b is what lies there plus ALPHA Q: it is kept at `target`, and its
+    square in column BB of `sums`. The smoothed x is left in X, the restricted rest in B of the next level.
+    """
+    n1, n2, wraps = table[level, SHAPE + 1], table[level, SHAPE + 2], table[level, WRAP] > 0
+    n, size = np.uint64(n2), n2 + 2
+    last = n1 if hi == table[level + 1, SHAPE + 1] else 2 * hi
+    rows, lanes = np.zeros(12 * size, dtype=arena.dtype), np.empty(32, dtype=arena.dtype)
+    first, second, alpha, nothing = numbers[FIRST], numbers[SECOND], numbers[ALPHA], numbers[NOTHING]
+    for t in range(2 * lo - 2, 2 * hi + 3):
+        if wraps or 0 <= t < n1:  # b, and the first step from it
+            i = t + n1 if t < 0 else t - n1 if t >= n1 else t
+            b, x = np.uint64((t + 3) % 3 * size + 1), np.uint64(((t + 3) % 3 + 3) * size + 1)
+            given = np.uint64(source + i * n2)
+            inverse = np.uint64(table[level, DINV] + i * n2)
+            if source == target:
+                for k in range(n):
+                    value = arena[given + k]
+                    rows[b + k] = value
+                    rows[x + k] = first * (arena[inverse + k] * value)
             else:
-                level_threads(jobs[k], blocks, rows, table, arena, level, omegas[k])
-        if box is not None:
-            if blocks is None or few:
-                box_rows(jobs[k], START, rows, table, arena, level, omegas[k])
+                change = np.uint64(table[level, Q] + i * n2)
+                for k in range(n):
+                    value = arena[given + k] + alpha * arena[change + k]
+                    rows[b + k] = value
+                    rows[x + k] = first * (arena[inverse + k] * value)
+                if 2 * lo <= t < last:
+                    kept = np.uint64(target + i * n2)
+                    for k in range(n):
+                        arena[kept + k] = rows[b + k]
+                    sums[i, BB] = lane_dot(rows, b, rows, b, n, lanes)
+            seam(rows, x, n)
+        t1 = t - 1
+        if t1 >= 2 * lo - 1 and (wraps or 0 <= t1 < n1):  # the second step
+            i = t1 + n1 if t1 < 0 else t1 - n1 if t1 >= n1 else t1
+            up, own, down = (t1 + 2) % 3 + 3, (t1 + 3) % 3 + 3, (t1 + 4) % 3 + 3
+            x, y = np.uint64(own * size + 1), np.uint64((own + 3) * size + 1)
+            b = np.uint64((own - 3) * size + 1)
+            relax_row(
+                second, level, i, table, arena, rows, np.uint64(up * size + 1), x, np.uint64(down * size + 1), rows, b, y
+            )
+            seam(rows, y, n)
+            if 2 * lo <= t1 < last:
+                kept = np.uint64(table[level, X] + i * n2)
+                for k in range(n):
+                    arena[kept + k] = rows[y + k]
+        t2 = t - 2
+        if t2 >= 2 * lo and (wraps or t2 < n1):  # the rest
+            i = t2 - n1 if t2 >= n1 else t2
+            up, own, down = (t2 + 2) % 3 + 6, t2 % 3 + 6, (t2 + 1) % 3 + 6
+            b, rest = np.uint64((own - 6) * size + 1), np.uint64((own + 3) * size + 1)
+            relax_row(
+                nothing, level, i, table, arena, rows, np.uint64(up * size + 1), np.uint64(own * size + 1),
+                np.uint64(down * size + 1), rows, b, rest,
+            )  # fmt: skip
+            seam(rows, rest, n)
+        if t2 > 2 * lo and t2 % 2 == 0:
+            above, own, below = (t2 + 1) % 3 + 9, (t2 + 2) % 3 + 9, t2 % 3 + 9
+            restrict_row(
+                t2 // 2 - 1, level, table, arena, rows, np.uint64(above * size + 1), np.uint64(own * size + 1),
+                np.uint64(below * size + 1),
+            )  # fmt: skip
+
+
+@_compiled
+def up_rows(lo, hi, level, table, arena, numbers, source, sums):
+    """Add the next level's correction to X and smooth twice: rows lo .. hi - 1 into Y; b begins at `source`.
+
+    On level 0, columns YB and YQ of `sums` receive y b and y Q.
+    """
+    n1, n2, wraps = table[level, SHAPE + 1], table[level, SHAPE + 2], table[level, WRAP] > 0
+    n, size = np.uint64(n2), n2 + 2
+    rows, lanes = np.zeros(7 * size, dtype=arena.dtype), np.empty(32, dtype=arena.dtype)
+    first, second = numbers[FIRST], numbers[SECOND]
+    for t in range(lo - 2, hi + 2):
+        if wraps or 0 <= t < n1:
+            x = np.uint64((t + 3) % 3 * size + 1)
+            prolong_row(t + n1 if t < 0 else t - n1 if t >= n1 else t, level, table, arena, rows, x)
+            seam(rows, x, n)
+        t1 = t - 1
+        if t1 >= lo - 1 and (wraps or 0 <= t1 < n1):
+            i = t1 + n1 if t1 < 0 else t1 - n1 if t1 >= n1 else t1
+            up, own, down = (t1 + 2) % 3, (t1 + 3) % 3, (t1 + 4) % 3
+            x, y = np.uint64(own * size + 1), np.uint64((own + 3) * size + 1)
+            relax_row(
+                second, level, i, table, arena, rows, np.uint64(up * size + 1), x, np.uint64(down * size + 1), arena,
+                np.uint64(source + i * n2), y,
+            )  # fmt: skip
+            seam(rows, y, n)
+        t2 = t - 2
+        if t2 >= lo:
+            up, own, down = (t2 + 2) % 3 + 3, t2 % 3 + 3, (t2 + 1) % 3 + 3
+            y, z, b = np.uint64(own * size + 1), np.uint64(6 * size + 1), np.uint64(source + t2 * n2)
+            relax_row(
+                first, level, t2, table, arena, rows, np.uint64(up * size + 1), y, np.uint64(down * size + 1), arena, b, z
+            )
+            kept = np.uint64(table[level, Y] + t2 * n2)
+            for k in range(n):
+                arena[kept + k] = rows[z + k]
+            if level == 0:
+                sums[t2, YB] = lane_dot(rows, z, arena, b, n, lanes)
+                sums[t2, YQ] = lane_dot(rows, z, arena, np.uint64(table[level, Q] + t2 * n2), n, lanes)
+
+
+@_compiled
+def turn_rows(lo, hi, table, arena, numbers, source, target, sums, x, stretch):
+    """Next direction and its image, rows lo .. hi - 1: ``x += stretch ALPHA p; p = z + BETA p; Q = -K p``.
+
+    p is read at `source` and written at `target`; z is Y of level 0. Column PQ of `sums` receives -p Q.
+    """
+    n1, n2, wraps = table[0, SHAPE + 1], table[0, SHAPE + 2], table[0, WRAP] > 0
+    n, size = np.uint64(n2), n2 + 2
+    rows, lanes = np.zeros(5 * size, dtype=arena.dtype), np.empty(32, dtype=arena.dtype)
+    step, beta = stretch * np.float64(numbers[ALPHA]), numbers[BETA]
+    nothing = numbers[NOTHING]
+    zeros = np.uint64(4 * size + 1)
+    for t in range(lo - 1, hi + 1):
+        if wraps or 0 <= t < n1:
+            i = t + n1 if t < 0 else t - n1 if t >= n1 else t
+            p, old = np.uint64((t + 3) % 3 * size + 1), np.uint64(source + i * n2)
+            z = np.uint64(table[0, Y] + i * n2)
+            for k in range(n):
+                rows[p + k] = arena[z + k] + beta * arena[old + k]
+            seam(rows, p, n)
+            if lo <= t < hi:
+                kept, cell = np.uint64(target + i * n2), np.uint64(i * n2)
+                for k in range(n):
+                    x[cell + k] += step * np.float64(arena[old + k])
+                for k in range(n):
+                    arena[kept + k] = rows[p + k]
+        t1 = t - 1
+        if t1 >= lo:
+            up, own, down = (t1 + 2) % 3, t1 % 3, (t1 + 1) % 3
+            p, q = np.uint64(own * size + 1), np.uint64(3 * size + 1)
+            relax_row(
+                nothing, START, t1, table, arena, rows, np.uint64(up * size + 1), p, np.uint64(down * size + 1), rows, zeros, q
+            )
+            kept = np.uint64(table[0, Q] + t1 * n2)
+            for k in range(n):
+                arena[kept + k] = rows[q + k]
+            sums[t1, PQ] = -lane_dot(rows, p, rows, q, n, lanes)
+
+
+@_compiled
+def true_rest_rows(lo, hi, g1, g2, w, b, x, scale, arena, target, sums):
+    """``scale (b - K x)`` into the arena from `target` on, computed in double precision, rows lo .. hi - 1.
+
+    `sums` receives the squares of b - K x, and of ``|K| |x| + |b|``, the scale of the rounding errors in it.
+    """
+    n1, n2 = x.shape[1], x.shape[2]
+    n = np.uint64(n2)
+    u, loss, rhs, south, east = x.reshape(x.size), w.reshape(w.size), b.reshape(b.size), g1.reshape(g1.size), g2.reshape(g2.size)
+    rows, lanes = np.empty(2 * n2 + 4), np.empty(32)
+    rest, magnitude = np.uint64(0), n
+    row = np.empty(n2 + 2)
+    own = ONE
+    for i in range(lo, hi):
+        at = np.uint64(i * n2)
+        up, down = np.uint64((i - 1 if i > 0 else n1 - 1) * n2), np.uint64((i + 1 if i < n1 - 1 else 0) * n2)
+        left = np.uint64(i * (n2 + 1))
+        for k in range(n):
+            row[own + k] = u[at + k]
+        seam(row, own, n)
+        for k in range(n):
+            c = row[own + k]
+            flow = south[at + k] * (u[up + k] - c) + south[at + n + k] * (u[down + k] - c)
+            flow += east[left + k] * (row[own + k - ONE] - c) + east[left + k + ONE] * (row[own + k + ONE] - c)
+            rows[rest + k] = rhs[at + k] - loss[at + k] * c + flow
+        for k in range(n):
+            c = abs(row[own + k])
+            size = south[at + k] * (abs(u[up + k]) + c) + south[at + n + k] * (abs(u[down + k]) + c)
+            size += east[left + k] * (abs(row[own + k - ONE]) + c) + east[left + k + ONE] * (abs(row[own + k + ONE]) + c)
+            rows[magnitude + k] = abs(rhs[at + k]) + loss[at + k] * c + size
+        sums[i, 0] = lane_dot(rows, rest, rows, rest, n, lanes)
+        sums[i, 1] = lane_dot(rows, magnitude, rows, magnitude, n, lanes)
+        kept = np.uint64(target) + at
+        for k in range(n):
+            arena[kept + k] = scale * rows[rest + k]
+
+
+LOOK, GO_DOWN, GO_UP, TURN = np.arange(4)
+
+
+@_compiled
+def sweep_rows(kind, lo, hi, level, table, arena, numbers, source, target, sums, x, stretch):
+    """One of the sweeps over rows lo .. hi - 1 (coarse rows on the way down)."""
+    if kind == GO_DOWN:
+        down_rows(lo, hi, level, table, arena, numbers, source, target, sums)
+    elif kind == GO_UP:
+        up_rows(lo, hi, level, table, arena, numbers, source, sums)
+    else:
+        turn_rows(lo, hi, table, arena, numbers, source, target, sums, x, stretch)
+
+
+@_threaded
+def sweep_threads(kind, blocks, rows, level, table, arena, numbers, source, target, sums, x, stretch):
+    """`sweep_rows` over all rows, in `blocks` pieces."""
+    for piece in prange(blocks):
+        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
+        sweep_rows(kind, lo, hi, level, table, arena, numbers, source, target, sums, x, stretch)
+
+
+@_threaded
+def true_rest_threads(blocks, g1, g2, w, b, x, scale, arena, target, sums):
+    """`true_rest_rows` over all rows, in `blocks` pieces."""
+    rows = x.shape[1]
+    for piece in prange(blocks):
+        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
+        true_rest_rows(lo, hi, g1, g2, w, b, x, scale, arena, target, sums)
+
+
+@_compiled
+def column_sum(sums, column):
+    """Sum over the rows, first to last."""
+    total = 0.0
+    for row in range(sums.shape[0]):
+        total += sums[row, column]
+    return total
+
+
+@_entry
+def plane_pcg(g1, g2, w, b, x, tol, max_iterations, scale, table, arena, dense, numbers, blocks, solving):
+    """`pcg` for a plane whose hierarchy holds ``scale * K``; returns the same.
+
+    Residual and direction are kept in the precision of the arena, in units of the residual found last, and the sum of
+    all steps in double precision: every factor `DROP` the residual is found anew from it, which removes what rounding
+    has added, while the directions go on. Where `solving` is None, one V-cycle only, for b in R into Y of level 0.
+    """
+    cells, last = x.size, table.shape[0] - 1
+    sums = np.zeros((table[0, SHAPE + 1], 4))
+    solution, rhs = x.reshape(cells), b.reshape(cells)
+    size = np.sqrt(lane_dot(rhs, np.uint64(0), rhs, np.uint64(0), np.uint64(cells), np.empty(32)))
+    iterations, residual, rounding, before, target, unit, now = 0, 0.0, 0.0, np.inf, 0.0, size, 1.0
+    r, p, rz, pq, level = table[0, R], table[0, P], 0.0, 0.0, START
+    source, kind = r, LOOK if solving is not None else GO_DOWN
+    while True:  # one sweep over the cells of a level a turn
+        if kind == LOOK and solving is not None:
+            for k in range(np.uint64(cells)):  # the step that was decided on last
+                solution[k] += scale * unit * np.float64(numbers[ALPHA]) * np.float64(arena[np.uint64(p) + k])
+            numbers[ALPHA] = 0.0
+            unit *= now
+            now, r = 1.0, table[0, R]
+            source = r
+            if blocks is None:
+                true_rest_rows(START, x.shape[1], g1, g2, w, b, x, 1.0 / unit, arena, r, sums)
             else:
-                box_threads(jobs[k], blocks, rows, table, arena, level, omegas[k])
+                true_rest_threads(blocks, g1, g2, w, b, x, 1.0 / unit, arena, r, sums)
+            residual, rounding = np.sqrt(column_sum(sums, BB)), 2.3e-16 * np.sqrt(column_sum(sums, YB))
+            if residual <= max(tol * size, 2.0 * rounding) or iterations >= max_iterations:
+                break
+            if not residual < 0.5 * before:  # no progress, or not a number
+                break
+            before = residual
+            target = max(tol * size, 1.5 * rounding, DROP * residual) / unit
+            kind = GO_DOWN
+        here, there = (source, r) if level == 0 else (table[level, B], table[level, B])
+        if kind == TURN:
+            here, there = p, 2 * table[0, P] + cells - p
+        rows = table[level + 1 if kind == GO_DOWN else level, SHAPE + 1]
+        if blocks is None or table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
+            sweep_rows(kind, START, rows, level, table, arena, numbers, here, there, sums, solution, scale * unit)
+        else:
+            sweep_threads(kind, blocks, rows, level, table, arena, numbers, here, there, sums, solution, scale * unit)
+        if kind == GO_DOWN:
+            if level == 0 and source != r:
+                iterations += 1
+                now = np.sqrt(column_sum(sums, BB))
+                if not now > target or iterations >= max_iterations:
+                    now = max(now, 1e-30)
+                    kind = LOOK
+                    continue
+            level += 1
+            if level == last:
+                solve_dense(dense, arena, table[last, B], table[last, Y])
+                level -= 1
+                kind, source = GO_UP, r
+        elif kind == GO_UP:
+            level -= 1
+            if level < 0:
+                if solving is None:
+                    break
+                level, rz = START, column_sum(sums, YB)
+                numbers[BETA] = max(column_sum(sums, YQ) / pq, 0.0) if pq > 0.0 else 0.0
+                kind = TURN if rz > 0.0 else LOOK
+        else:
+            p, pq = there, column_sum(sums, PQ)
+            numbers[ALPHA] = rz / pq if pq > 0.0 else 0.0
+            source, r = r, 2 * table[0, R] + cells - r
+            kind = GO_DOWN if pq > 0.0 else LOOK
+    return iterations, residual, size, rounding
 
 
 # --- setting up -------------------------------------------------------------------------------------------------------
@@ -701,6 +998,26 @@ def set_up(table, arena, g0, g1, g2, w, scale, dense):
     factorise(dense)
 
 
+@_entry
+def survey(values):
+    """(sum, largest, smallest positive, number of positive) of values >= 0, flat; (0, 0, inf, 0) of none."""
+    total, top, low, count = np.zeros(LANES), np.zeros(LANES), np.full(LANES, np.inf), np.zeros(LANES)
+    for start in range(0, values.size, np.int64(LANES)):
+        at = np.uint64(start)
+        for lane in range(min(LANES, np.uint64(values.size) - at)):
+            value = values[at + lane]
+            total[lane] += value
+            top[lane] = max(top[lane], value)
+            low[lane] = min(low[lane], value if value > 0.0 else np.inf)
+            count[lane] += 1.0 if value > 0.0 else 0.0
+    for lane in range(ONE, LANES):
+        total[0] += total[lane]
+        top[0] = max(top[0], top[lane])
+        low[0] = min(low[0], low[lane])
+        count[0] += count[lane]
+    return total[0], top[0], low[0], count[0]
+
+
 @_compiled
 def link(dense, here, there, coupling):
     """Add a coupling between two unknowns to the lower triangle."""
@@ -729,25 +1046,31 @@ def assemble(table, arena, dense):
 
 @_compiled
 def factorise(dense):
-    """L D L^T in place: L below the diagonal and 1 / D on it.
+    """``L D L^T`` of the matrix whose lower triangle is given: the rows of ``D L^T`` above the diagonal, 1 / D on it.
 
-    A component without anchor ends in a pivot that is nothing but rounding: it is replaced by 0, which holds its last
-    cell at 0 (any correction will do there, the right-hand side being balanced).
+    The matrix (n, n) lies in the first n columns; the last one receives where each row of the factor ends. A component
+    without anchor ends in a pivot that is nothing but rounding: it is replaced by 0, which holds its last cell at 0
+    (any correction will do there, the right-hand side being balanced).
     """
     n = dense.shape[0]
-    scaled = np.empty(n)
-    for c in range(n):
-        # row c of L D, with the columns to its left done
-        whole = dense[c, c]
-        pivot = whole
-        for k in range(c):
-            value = dense[c, k]
-            for m in range(k):
-                value -= scaled[m] * dense[k, m]
-            scaled[k] = value
-            dense[c, k] = value * dense[k, k]
-            pivot -= value * dense[c, k]
-        dense[c, c] = 1.0 / pivot if pivot > 1e-13 * n * whole else 0.0
+    whole = np.empty(n)
+    for i in range(n):
+        whole[i] = dense[i, i]
+        for j in range(i):
+            dense[j, i] = dense[i, j]
+    end = np.int64(0)
+    for k in range(n):
+        row_end = n
+        while row_end > max(end, k + 1) and dense[k, row_end - 1] == 0.0:
+            row_end -= 1
+        end = row_end  # rows fill up to where those above them end
+        dense[k, n] = end
+        pivot = dense[k, k]
+        dense[k, k] = 1.0 / pivot if pivot > 1e-13 * n * whole[k] else 0.0
+        for i in range(k + 1, end):
+            share = dense[k, i] * dense[k, k]
+            for j in range(i, end):
+                dense[i, j] -= share * dense[k, j]
 
 
 @_compiled
@@ -756,23 +1079,24 @@ def solve_dense(dense, arena, rhs, out):
     n = dense.shape[0]
     y = np.empty(n)
     for i in range(n):
-        value = np.float64(arena[rhs + i])
-        for k in range(i):
-            value -= dense[i, k] * y[k]
-        y[i] = value
-    for i in range(n):
-        y[i] *= dense[i, i]
-    for i in range(n - 1, -1, -1):
-        value = y[i] if dense[i, i] > 0 else 0.0
-        if dense[i, i] > 0:
-            for k in range(i + 1, n):
-                value -= dense[k, i] * y[k]
-        y[i] = value
+        y[i] = np.float64(arena[rhs + i])
+    for k in range(n):
+        y[k] *= dense[k, k]
+        for i in range(k + 1, np.int64(dense[k, n])):
+            y[i] -= dense[k, i] * y[k]
+    for k in range(n - 1, -1, -1):
+        value = 0.0
+        for i in range(k + 1, np.int64(dense[k, n])):
+            value += dense[k, i] * y[i]
+        y[k] -= dense[k, k] * value
     for i in range(n):
         arena[out + i] = y[i]
 
 
 # --- setting up a plane, in double precision --------------------------------------------------------------------------
+
+HALO = 3  # rows and columns around a level while it is set up: wrapped where periodic, 0 elsewhere
+ONE_CELL = np.int64(1)
 
 
 @_compiled
@@ -791,6 +1115,18 @@ def wrap_halo(a, n1, n2, wrap1, wrap2):
 
 
 @_compiled
+def negative(x):
+    """The negative part; a choice between two numbers vectorises where `min` does not."""
+    return x if x < 0.0 else 0.0
+
+
+@_compiled
+def positive(x):
+    """The positive part."""
+    return x if x > 0.0 else 0.0
+
+
+@_compiled
 def box_weights(e, s, se, sw, w, five, m1, m2, weights):
     """Interpolation from the matrix, its couplings given with a halo; `weights` as at LEFT, RIGHT, ...
 
@@ -800,29 +1136,29 @@ def box_weights(e, s, se, sw, w, five, m1, m2, weights):
     for ci in range(m1 + 2):
         for ck in range(m2 + 2):
             i, k = 2 * ci - 1 + HALO, 2 * ck - 2 + HALO
-            left, right = max(e[i, k - 1], 0.0), max(e[i, k], 0.0)
+            left, right = positive(e[i, k - 1]), positive(e[i, k])
             if not five:
-                left += max(se[i - 1, k - 1], 0.0) + max(sw[i, k], 0.0)
-                right += max(sw[i - 1, k + 1], 0.0) + max(se[i, k], 0.0)
+                left += positive(se[i - 1, k - 1]) + positive(sw[i, k])
+                right += positive(sw[i - 1, k + 1]) + positive(se[i, k])
             whole = left + right + w[i, k]
             share = 1.0 / whole if whole > 0.0 else 0.0
             weights[LEFT, ci, ck], weights[RIGHT, ci, ck] = left * share, right * share
             i, k = 2 * ci - 2 + HALO, 2 * ck - 1 + HALO
-            up, down = max(s[i - 1, k], 0.0), max(s[i, k], 0.0)
+            up, down = positive(s[i - 1, k]), positive(s[i, k])
             if not five:
-                up += max(se[i - 1, k - 1], 0.0) + max(sw[i - 1, k + 1], 0.0)
-                down += max(se[i, k], 0.0) + max(sw[i, k], 0.0)
+                up += positive(se[i - 1, k - 1]) + positive(sw[i - 1, k + 1])
+                down += positive(se[i, k]) + positive(sw[i, k])
             whole = up + down + w[i, k]
             share = 1.0 / whole if whole > 0.0 else 0.0
             weights[UP, ci, ck], weights[DOWN, ci, ck] = up * share, down * share
     for ci in range(1, m1 + 2):
         for ck in range(1, m2 + 2):
             i, k = 2 * ci - 2 + HALO, 2 * ck - 2 + HALO
-            north, south, west, east = max(s[i - 1, k], 0.0), max(s[i, k], 0.0), max(e[i, k - 1], 0.0), max(e[i, k], 0.0)
+            north, south, west, east = positive(s[i - 1, k]), positive(s[i, k]), positive(e[i, k - 1]), positive(e[i, k])
             a, b, c, d = 0.0, 0.0, 0.0, 0.0  # the four corners
             if not five:
-                a, b = max(se[i - 1, k - 1], 0.0), max(sw[i - 1, k + 1], 0.0)
-                c, d = max(sw[i, k], 0.0), max(se[i, k], 0.0)
+                a, b = positive(se[i - 1, k - 1]), positive(sw[i - 1, k + 1])
+                c, d = positive(sw[i, k]), positive(se[i, k])
             whole = north + south + west + east + a + b + c + d + w[i, k]
             share = 1.0 / whole if whole > 0.0 else 0.0
             weights[NW, ci, ck] = (a + north * weights[LEFT, ci - 1, ck] + west * weights[UP, ci, ck - 1]) * share
@@ -904,37 +1240,48 @@ def box_galerkin(e, s, se, sw, d, five, weights, m1, m2, ce, cs, cse, csw, cw):
 
 
 @_compiled
-def box_excess(e, s, se, sw, w, five, n1, n2, d, dinv):
-    """Turn w, on entry the whole diagonal on coarse levels, into the row's excess over its couplings; fill d and dinv.
+def box_excess(e, s, se, sw, w, five, n1, n2, d, arena, start):
+    """Turn w, on entry the whole diagonal on coarse levels, into the row's excess over its couplings; fill d and 1 / D.
 
     d is the diagonal of K. An excess that is nothing but rounding counts as 0. Galerkin products may have couplings of
-    the wrong sign; dinv is the inverse of a diagonal D so large that the rows of D^-1 K still sum to 2 at most, as the
-    smoother assumes.
+    the wrong sign; 1 / D, in the arena from `start` on, is the inverse of a diagonal so large that the rows of D^-1 K
+    still sum to 2 at most, as the smoother assumes.
     """
     for i in range(HALO, HALO + n1):
-        for k in range(HALO, HALO + n2):
-            total = e[i, k - 1] + e[i, k] + s[i - 1, k] + s[i, k]
-            wrong = 0.0
-            if not five:
-                a, b, c, f = se[i - 1, k - 1], sw[i - 1, k + 1], sw[i, k], se[i, k]
-                total += a + b + c + f
-                wrong = min(e[i, k - 1], 0.0) + min(e[i, k], 0.0) + min(s[i - 1, k], 0.0) + min(s[i, k], 0.0)
-                wrong += min(a, 0.0) + min(b, 0.0) + min(c, 0.0) + min(f, 0.0)
-                rest = w[i, k] - total
-                w[i, k] = rest if rest > 1e-13 * w[i, k] else 0.0
-            whole = total + w[i, k]
-            d[i, k] = whole
-            whole = max(whole, total + 0.5 * w[i, k] - wrong)
-            dinv[i - HALO, k - HALO] = 1.0 / whole if whole > 0.0 else 0.0
+        here, up, right, left, down = w[i], s[i - 1], e[i], e[i], s[i]
+        whole, inverse = d[i], arena[start + (i - HALO) * n2 : start + (i - HALO + 1) * n2]
+        if five:
+            for k in range(n2):
+                c = k + HALO
+                value = left[c - 1] + right[c] + up[c] + down[c] + here[c]
+                whole[c] = value
+                inverse[k] = 1.0 / value if value > 0.0 else 0.0
+        else:
+            nw, ne, sw_row, se_row = se[i - 1], sw[i - 1], sw[i], se[i]
+            for k in range(n2):
+                c = k + HALO
+                west, east, north, south = left[c - 1], right[c], up[c], down[c]
+                p, q, r, t = nw[c - 1], ne[c + 1], sw_row[c], se_row[c]
+                total = west + east + north + south + (p + q + r + t)
+                wrong = negative(west) + negative(east) + negative(north) + negative(south)
+                wrong += negative(p) + negative(q) + negative(r) + negative(t)
+                rest = here[c] - total
+                excess = rest if rest > 1e-13 * here[c] else 0.0
+                here[c] = excess
+                whole[c] = total + excess
+                enlarged = total + 0.5 * excess - wrong
+                value = enlarged if enlarged > total + excess else total + excess
+                inverse[k] = 1.0 / value if value > 0.0 else 0.0
 
 
 @_compiled
-def box_store(a, n1, n2, arena, start):
-    """Copy the inside of a haloed array into the arena."""
-    target = plane(arena, start, n1, n2)
-    for i in range(n1):
-        for k in range(n2):
-            target[i, k] = a[i + HALO, k + HALO]
+def box_store(a, top, left, rows, columns, arena, start):
+    """Copy a haloed array into the arena from `start` on, with `top` rows and `left` columns of its halo."""
+    for i in range(rows):
+        source = a[HALO - top + i, HALO - left : HALO - left + columns]
+        target = arena[start + i * columns : start + (i + 1) * columns]
+        for k in range(columns):
+            target[k] = source[k]
 
 
 @_entry
@@ -956,15 +1303,15 @@ def box_set_up(table, arena, g1, g2, diagonal, wrap1, wrap2, scale, dense):
         if not five:
             wrap_halo(se, n1, n2, wrap1, wrap2)
             wrap_halo(sw, n1, n2, wrap1, wrap2)
-            box_store(se, n1, n2, arena, line[SOUTHEAST])
-            box_store(sw, n1, n2, arena, line[SOUTHWEST])
+            box_store(se, ONE_CELL, ONE_CELL, n1 + 1, n2 + 2, arena, line[SOUTHEAST])
+            box_store(sw, ONE_CELL, ONE_CELL, n1 + 1, n2 + 2, arena, line[SOUTHWEST])
         d = np.zeros(w.shape)
-        box_excess(e, s, se, sw, w, five, n1, n2, d, plane(arena, line[DINV], n1, n2))
+        box_excess(e, s, se, sw, w, five, n1, n2, d, arena, line[DINV])
         wrap_halo(w, n1, n2, wrap1, wrap2)
         wrap_halo(d, n1, n2, wrap1, wrap2)
-        box_store(e, n1, n2, arena, line[EAST])
-        box_store(s, n1, n2, arena, line[SOUTH])
-        box_store(w, n1, n2, arena, line[W])
+        box_store(e, START, ONE_CELL, n1, n2 + 1, arena, line[EAST])
+        box_store(s, ONE_CELL, START, n1 + 1, n2, arena, line[SOUTH])
+        box_store(w, START, START, n1, n2, arena, line[W])
         if level == table.shape[0] - 1:
             box_assemble(e, s, se, sw, w, five, n1, n2, dense)
             factorise(dense)
