@@ -11,6 +11,7 @@ from surrogate.study.claim import Records
 from surrogate.study.claims import regularisation
 from surrogate.study.claims.regularisation import (
     FEW,
+    LONG,
     MANY,
     NOISE,
     NOISES,
@@ -124,7 +125,7 @@ def test_the_verdict_on_noise_follows_the_records():
 
 def _symmetry_records(ratio) -> Records:
     rows = []
-    for name, items in (*SYMMETRIC, ORIENTED):
+    for name, items in (*SYMMETRIC, LONG, ORIENTED):
         for on in (False, True):
             for s in SEEDS:
                 value = 0.1 * (ratio(name, items) * (1 + 0.01 * s) if on else 1.0)
