@@ -44,6 +44,36 @@ def random_operator(shape, periodic, seed=0, holes=True):
     return *conductances, loss, inv_mass, free
 
 
+def calm_operator(shape, periodic, seed=0):
+    """`random_operator` where most cells feel their neighbours only: one mass, losses at the walls and in one place."""
+    *conductances, loss, _, free = random_operator(shape, periodic, seed)
+    loss[(0,) * 3] = loss[tuple(n // 2 for n in shape)] = 0.0
+    walls = np.zeros(shape, bool)
+    for axis in range(3):
+        walls.swapaxes(0, axis)[[0, -1]] |= shape[axis] > 1
+    loss[~walls] = 0.0
+    loss[tuple(n // 4 for n in shape)] = free[tuple(n // 4 for n in shape)]
+    return *conductances, loss, np.where(free, 0.7, 0.0), free
+
+
+def forcing_at_walls(operator, n_evaluations, n_patterns=1):
+    """Forcing where `calm_operator` has losses."""
+    loss = operator[3]
+    base, patterns, amplitudes = random_forcing(loss.shape, loss > 0, n_patterns, n_evaluations)
+    return base, patterns, amplitudes
+
+
+every_operator = pytest.mark.parametrize("calm", [False, True], ids=["any", "calm"])
+
+
+def operator_and_forcing(shape, periodic, calm, n_patterns, n_evaluations):
+    if not calm:
+        *operator, free = random_operator(shape, periodic)
+        return operator, free, random_forcing(shape, free, n_patterns, n_evaluations)
+    *operator, free = calm_operator(shape, periodic)
+    return operator, free, forcing_at_walls(operator, n_evaluations, n_patterns)
+
+
 def dense_stiffness(g0, g1, g2, w):
     """The matrix of K, face by face."""
     shape = w.shape
@@ -102,9 +132,9 @@ def forcings(base, patterns, amplitudes):
 @every_periodicity
 @pytest.mark.parametrize("n_patterns", [0, 2])
 @pytest.mark.parametrize("n_steps", [0, 1, 6])
-def test_euler_steps_are_those_of_the_matrix(shape, periodic, n_patterns, n_steps):
-    *operator, free = random_operator(shape, periodic)
-    forcing = random_forcing(shape, free, n_patterns, n_steps)
+@every_operator
+def test_euler_steps_are_those_of_the_matrix(shape, periodic, n_patterns, n_steps, calm):
+    operator, free, forcing = operator_and_forcing(shape, periodic, calm, n_patterns, n_steps)
     dense, dt = Dense(*operator), 0.01
     u = np.random.default_rng(1).normal(size=shape) * free
     expected, gain = u.ravel().copy(), 0.0
@@ -249,9 +279,10 @@ def test_blocked_uniform_steps_have_the_bits_of_single_steps(shape, periodic):
 
 @every_large_shape
 @every_periodicity
-def test_blocked_euler_steps_have_the_bits_of_single_steps(shape, periodic):
-    *operator, free = random_operator(shape, periodic)
-    base, patterns, amplitudes = random_forcing(shape, free, 1, 19)
+@every_operator
+def test_blocked_euler_steps_have_the_bits_of_single_steps(shape, periodic, calm):
+    """Single steps never look for quiet cells, so this is also the test that quiet cells get the same bits."""
+    operator, free, (base, patterns, amplitudes) = operator_and_forcing(shape, periodic, calm, 1, 19)
     blocked = np.random.default_rng(1).normal(size=shape) * free
     single, scratch = blocked.copy(), np.empty(shape)
     gain = 0.0
@@ -260,6 +291,25 @@ def test_blocked_euler_steps_have_the_bits_of_single_steps(shape, periodic):
     blocked_gain = stepping.advance_explicit_euler(*operator, 0.01, base, patterns, amplitudes, blocked, scratch)
     np.testing.assert_array_equal(blocked, single)
     np.testing.assert_allclose(blocked_gain, gain, rtol=0, atol=1e-12 * shape[0] * shape[1] * shape[2])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("n_patterns", [0, 1])
+def test_quiet_cells_are_all_cells_around_the_middle_on_which_only_neighbours_act(seed, n_patterns):
+    shape = (3, 4, 23)
+    rng = np.random.default_rng(seed)
+    w, base, *patterns = (rng.random((2 + n_patterns, *shape)) > 0.95).astype(float)
+    patterns = np.array(patterns).reshape(n_patterns, *shape)
+    inv_mass = np.where(rng.random(shape) > 0.05, 0.5, np.where(rng.random(shape) > 0.5, 0.0, 2.0))
+    inv_mass[0, 0, :2] = 0.0, 0.5
+    spans, common = stepping.quiet_cells(w, inv_mass, base, patterns)
+    acted_on = (w != 0) | (base != 0) | patterns.any(0) | (inv_mass == 2.0)
+    assert common == 0.5
+    for row, (first, last) in zip(acted_on.reshape(-1, 23), spans, strict=True):
+        assert first <= 11 <= last
+        assert not row[first:last].any()
+        assert first == 0 or row[first - 1]
+        assert last == 23 or row[last]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -275,9 +325,13 @@ def test_mirroring_the_problem_mirrors_every_bit(shape, axis):
     stepping.advance_uniform(r, mirrored_walls, periodic, mirrored_source, decay, 20, mirrored, np.empty(shape))
     np.testing.assert_array_equal(np.flip(mirrored, axis), u)
 
-    *operator, free = random_operator(shape, False)
+
+@every_operator
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(1, 40, 33), (9, 10, 33)], ids=["2d", "3d"])
+def test_mirroring_any_operator_mirrors_every_bit(shape, axis, calm):
+    operator, free, forcing = operator_and_forcing(shape, False, calm, 1, 20)
     u = np.random.default_rng(2).normal(size=shape) * free
-    forcing = random_forcing(shape, free, 1, 20)
     mirrored = np.ascontiguousarray(np.flip(u, axis))
     mirrored_operator = [np.ascontiguousarray(np.flip(a, axis)) for a in operator]
     base, patterns = (np.ascontiguousarray(np.flip(a, axis - 3)) for a in forcing[:2])
@@ -354,6 +408,8 @@ for shape in ((1, 300, 150), (70, 20, 33)):
     forcing = random_forcing(shape, free, 1, 5)
     v, out, kout = u * free, np.empty(shape), np.empty(shape)
     gains = [gain, stepping.advance_explicit_euler(*operator, 0.01, *forcing, v, np.empty(shape))]
+    *calm, calm_free = calm_operator(shape, False)
+    gains.append(stepping.advance_explicit_euler(*calm, 0.01, *forcing_at_walls(calm, 9), v * calm_free, np.empty(shape)))
     stepping.apply_stiffness(*operator[:4], v, kout)
     c = np.random.default_rng(2).normal(size=(4, 6))
     gains.append(stepping.stabilized_step(*operator, 0.01, *c, *forcing, v, np.empty((2, *shape)), out))

@@ -12,18 +12,28 @@ Three promises shape the code, and all of them are tested bit by bit:
 * the same bits with any number of threads: sums run over fixed pieces, which are then added in order;
 * the same bits however steps are blocked: one expression per cell, wherever it is evaluated.
 
+So a stencil is written once, as a function of one place, and evaluated on eight cells of a row at once ("lanes")
+or on a single one: the argument `like` says which. A row is a number of whole lanes, the last of them drawn back
+to end with the row; what overlaps is computed twice, to the same bits.
+
 Inside, arrays are flat and a row is the offset of its first cell. Offsets inside the innermost loops are
 unsigned: a signed index costs a test for wraparound at every access, and slices cost more than a short row.
 2-D problems are folded from ``(1, n1, n2)`` to ``(n1, 1, n2)``, so the first axis is always the one that is
-streamed through, and the middle one is the one that may be absent ("planar").
+streamed through, and the middle one is the one that may be absent ("planar"): its coefficient is None then, which
+leaves its terms out of the compiled code.
 """
 
 import math
+import operator
 from types import FunctionType
 
 import numba
 import numpy as np
-from numba.extending import intrinsic
+from llvmlite import ir
+from numba.core import types
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
 
 _SERIAL = {"cache": True, "error_model": "numpy", "nogil": True}
 # A call that is not inlined passes every array by its seven fields, which costs what a short row costs.
@@ -34,9 +44,14 @@ _PARALLEL_CELLS = 32_768
 # Cells in one band of rows, the unit of work and of summation where every step is one pass over memory.
 _BAND_CELLS = 16_384
 _COLUMNS = 256
-# Planes that a time level advances per visit, and so how many it keeps: those, and one on each side.
-_VISIT = 4
+# Planes that a time level advances per visit, and how many it keeps: those, and one on each side. A power of two,
+# so that the place of a plane costs no division.
+_VISIT = 2
 _KEEP = _VISIT + 2
+# From so many steps on it pays to look for cells on which nothing but their neighbours acts.
+_MANY_STEPS = 4
+# Cells of a row that are computed at once: 64 bytes, a line of the cache.
+_LANES = 8
 
 
 def _serial_and_parallel(function):
@@ -50,12 +65,103 @@ def _serial_and_parallel(function):
     return numba.njit(**_SERIAL)(function), numba.njit(parallel=True, **_SERIAL)(twin)
 
 
-# --- sums in fixed order ---------------------------------------------------------------------------------------------
+# --- lanes -----------------------------------------------------------------------------------------------------------
+
+
+class _Lanes(types.Type):
+    """Eight neighbouring numbers of a row: what a vector register holds, or two, or four."""
+
+    def __init__(self):
+        super().__init__(name="_Lanes")
+
+
+_VECTOR = ir.VectorType(ir.DoubleType(), _LANES)
+
+
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _VECTOR)
+
+
+def _arithmetic(function, instruction):
+    """Let `function` act on lanes, number by number, by one instruction without liberties."""
+
+    @infer_global(function)
+    class Typing(AbstractTemplate):
+        def generic(self, args, _):
+            both = len(args) == 2 and all(isinstance(arg, _Lanes) for arg in args)
+            return signature(_Lanes(), *args) if both else None
+
+    @lower_builtin(function, _Lanes, _Lanes)
+    def lower(context, builder, signature, arguments):
+        return getattr(builder, instruction)(*arguments)
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+
+
+def _pointer(context, builder, kind, array_type, array, at):
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [at]), context.get_value_type(kind).as_pointer())
+
+
+@intrinsic
+def _at(typing, like, array, at):
+    """The number at a place of a flat array; or eight from there on, where `like` is lanes."""
+
+    def load(context, builder, signature, arguments):
+        like, array, _ = signature.args
+        result = builder.load(_pointer(context, builder, like, array, *arguments[1:]))
+        result.align = 8
+        return result
+
+    return like(like, array, types.uint64), load
+
+
+@intrinsic
+def _put(typing, value, array, at):
+    """Store what `_at` reads."""
+
+    def store(context, builder, signature, arguments):
+        value, array, _ = signature.args
+        builder.store(arguments[0], _pointer(context, builder, value, array, *arguments[1:])).align = 8
+        return context.get_dummy_value()
+
+    return types.none(value, array, types.uint64), store
+
+
+def _broadcast(builder, number):
+    first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, ir.IntType(32)(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
+    return builder.shuffle_vector(first, first, zeros)
+
+
+@intrinsic
+def _spread(typing, number):
+    """A number in every lane; None stays None."""
+    if isinstance(number, types.NoneType):
+        return number(number), lambda context, builder, signature, arguments: context.get_dummy_value()
+    return _Lanes()(number), lambda context, builder, signature, arguments: _broadcast(builder, *arguments)
+
+
+@intrinsic
+def _alike(typing, like, number):
+    """A number, in every lane where `like` is lanes."""
+
+    def spread(context, builder, signature, arguments):
+        return _broadcast(builder, arguments[1]) if isinstance(like, _Lanes) else arguments[1]
+
+    return like(like, types.float64), spread
 
 
 @intrinsic
 def _bare(typing, array):
     """The same array without its owner, so that passing it on counts no references: callers keep it alive."""
+    if isinstance(array, types.NoneType):
+        return array(array), lambda context, builder, signature, arguments: context.get_dummy_value()
 
     def strip(context, builder, signature, arguments):
         value = context.make_array(array)(context, builder, arguments[0])
@@ -65,11 +171,25 @@ def _bare(typing, array):
     return array(array), strip
 
 
-if numba.config.DISABLE_JIT:
+if numba.config.DISABLE_JIT:  # the same in plain Python, where lanes are short arrays
+
+    def _at(like, array, at):
+        return array[at : at + np.uint64(_LANES)] if np.ndim(like) else array[at]
+
+    def _put(value, array, at):
+        array[at : at + np.uint64(np.size(value))] = value
+
+    def _alike(like, number):
+        return number
+
+    def _spread(number):
+        return None if number is None else np.full(_LANES, number)
 
     def _bare(array):
-        """Nothing is counted in plain Python."""
         return array
+
+
+# --- sums in fixed order ---------------------------------------------------------------------------------------------
 
 
 @numba.njit(**_SERIAL)
@@ -132,13 +252,23 @@ def is_finite(u):
 
 @numba.njit(**_INLINE)
 def _copy_row(source, at, n, out, to):
-    for k in range(n):
-        out[to + k] = source[at + k]
+    lanes, like = np.uint64(_LANES), _spread(0.0)
+    if n >= lanes:
+        for start in range(np.uint64(0), n, lanes):
+            k = min(start, n - lanes)
+            _put(_at(like, source, at + k), out, to + k)
+    else:
+        for k in range(n):
+            out[to + k] = source[at + k]
 
 
-@numba.njit(**_SERIAL)
+@numba.njit(**_INLINE)
 def _add_row(source, at, n, out, to):
-    for k in range(n):
+    lanes = np.uint64(_LANES)
+    whole = n - n % lanes
+    for k in range(np.uint64(0), whole, lanes):
+        _put(_at(_spread(0.0), out, to + k) + _at(_spread(0.0), source, at + k), out, to + k)
+    for k in range(whole, n):
         out[to + k] += source[at + k]
 
 
@@ -148,149 +278,171 @@ def _fill_row(value, n, out, to):
         out[to + k] = value
 
 
-@numba.njit(**_SERIAL)
-def _pair(g_low, low, g_high, high, centre):
+@numba.njit(**_INLINE)
+def _pair(like, g, low_face, high_face, u, low, high, centre):
     """What flows into a cell through its two faces along one axis."""
-    return g_low * (low - centre) + g_high * (high - centre)
+    lower = _at(like, g, low_face) * (_at(like, u, low) - centre)
+    return lower + _at(like, g, high_face) * (_at(like, u, high) - centre)
 
 
 @numba.njit(**_INLINE)
-def _along_cells(g, at_g, u, at, west, east, n, flow, to):
-    """``flow`` = what enters n cells in a row through the faces between them."""
-    one = np.uint64(1)
-    for k in range(n):
-        flow[to + k] = _pair(g[at_g + k], u[west + k], g[at_g + k + one], u[east + k], u[at + k])
+def _net(like, stream, middle, along, u, places, faces, k):
+    """What enters the cell in column k of a row from its neighbours, ``sum_f g_f (u_neighbour - u)``.
 
-
-@numba.njit(**_INLINE)
-def _across_cells(g, g_low, g_high, u, low, at, high, n, flow, to):
-    """Add to ``flow`` what enters n cells from the rows on both sides."""
-    for k in range(n):
-        flow[to + k] += _pair(g[g_low + k], u[low + k], g[g_high + k], u[high + k], u[at + k])
-
-
-@numba.njit(**_INLINE)
-def _enter_cells(base, w, inv_mass, cell, u, at, n, flow, to, tally, column):
-    """Flow becomes rate, ``(flow + F - w u) / m``; ``tally`` collects ``F - w u``, what crosses the border."""
-    for k in range(n):
-        e = base[cell + k] - w[cell + k] * u[at + k]
-        tally[column + k] += e
-        flow[to + k] = inv_mass[cell + k] * (flow[to + k] + e)
-
-
-@numba.njit(**_INLINE)
-def _pattern_cells(scale, patterns, offset, inv_mass, cell, n, rate, to, tally, column):
-    """Add a scaled pattern to the forcing of n cells whose rate is known."""
-    for k in range(n):
-        e = scale * patterns[offset + cell + k]
-        tally[column + k] += e
-        rate[to + k] += inv_mass[cell + k] * e
-
-
-@numba.njit(**_INLINE)
-def _flow_row(shape, wraps, stream, middle, along, i, j, first, last, u, at, below, above, south, north, flow):
-    """What enters the cells of row ``(i, j)`` from their neighbours, columns [first, last); `flow` by column.
-
-    `at`, `below`, ... are the places of column 0 of the row and of its neighbours in `u`. Where there is no
-    neighbour, the face conducts nothing and any place that holds a number will do: the cell's own.
+    `places` are those of column 0 of the row and of its neighbours in `u`: itself, west, east, south, north, below,
+    above. `faces` are those of its faces: west in `along`, south and north in `middle`, below and above in `stream`.
+    Where there is no neighbour, the face conducts nothing and any place that holds a number will do.
     """
+    at, west, east, south, north, below, above = places
+    face_along, face_south, face_north, face_below, face_above = faces
+    centre = _at(like, u, at + k)
+    face = face_along + k
+    net = _pair(like, along, face, face + np.uint64(1), u, west + k, east + k, centre)
+    if middle is not None:
+        net = net + _pair(like, middle, face_south + k, face_north + k, u, south + k, north + k, centre)
+    return net + _pair(like, stream, face_below + k, face_above + k, u, below + k, above + k, centre)
+
+
+@numba.njit(**_INLINE)
+def _change(
+    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally, column
+):  # fmt: skip
+    """``dt (F - K u) / m`` of the cell in column k; `tally` collects ``F - w u``, what crosses the border."""
+    net = _net(dt, stream, middle, along, u, places, faces, k)
+    cell += k
+    enters = _at(dt, base, cell) - _at(dt, w, cell) * _at(dt, u, places[0] + k)
+    for p in range(amplitudes.shape[1]):
+        pattern = _at(dt, patterns, np.uint64(p * inv_mass.size) + cell)
+        enters = enters + _alike(dt, amplitudes[step, p]) * pattern
+    _put(_at(dt, tally, column + k) + enters, tally, column + k)
+    return (dt * _at(dt, inv_mass, cell)) * (net + enters)
+
+
+@numba.njit(**_SERIAL)
+def _rate_cells(
+    stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, n, rate, tally, column
+):  # fmt: skip
+    """``rate = (F - K u) / m`` in n columns of a row."""
+    lanes, one = np.uint64(_LANES), _spread(1.0)
+    whole = n - n % lanes
+    for k in range(np.uint64(0), whole, lanes):
+        change = _change(
+            one, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
+            column,
+        )  # fmt: skip
+        _put(change, rate, column + k)
+    for k in range(whole, n):
+        rate[column + k] = _change(
+            1.0, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
+            column,
+        )  # fmt: skip
+
+
+@numba.njit(**_SERIAL)
+def _step_cells(
+    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, first, last, tally,
+    column, out, to,
+):  # fmt: skip
+    """``out = u + dt (F - K u) / m`` in the columns [first, last) of a row."""
+    lanes, wide = np.uint64(_LANES), _spread(dt)
+    whole = last - (last - first) % lanes
+    for k in range(first, whole, lanes):
+        change = _change(
+            wide, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
+            column,
+        )  # fmt: skip
+        _put(_at(wide, u, places[0] + k) + change, out, to + k)
+    for k in range(whole, last):
+        change = _change(
+            dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
+            column,
+        )  # fmt: skip
+        out[to + k] = u[places[0] + k] + change
+
+
+@numba.njit(**_INLINE)
+def _step_quiet_cells(scale, stream, middle, along, u, places, faces, first, last, out, to):
+    """`_step_cells` where F = 0 and w = 0 and ``dt / m`` is `scale`: the same bits, for fewer numbers read."""
+    lanes, wide, at = np.uint64(_LANES), _spread(scale), places[0]
+    if last - first >= lanes:
+        for start in range(first, last, lanes):
+            k = min(start, last - lanes)
+            net = _net(wide, stream, middle, along, u, places, faces, k)
+            _put(_at(wide, u, at + k) + wide * net, out, to + k)
+    else:
+        for k in range(first, last):
+            out[to + k] = u[at + k] + scale * _net(scale, stream, middle, along, u, places, faces, k)
+
+
+@numba.njit(**_INLINE)
+def _faces(shape, row, i, first):
+    """`faces` of `_net` for a row of a field that lies in plane i, counted from column `first` on."""
     _, n1, n2 = shape
-    row = i * n1 + j
-    n, to = np.uint64(last - first), np.uint64(first)
-    k = first
-    while k < last:
-        # The first and the last column have a neighbour elsewhere and go alone; all between them go at once.
-        some = 1 if k == 0 or k == n2 - 1 else min(last, n2 - 1) - k
-        west = at + (k - 1 if k > 0 else n2 - 1 if wraps else k)
-        east = at + (k + 1 if k + 1 < n2 else 0 if wraps else k)
-        _along_cells(
-            along, np.uint64(row * (n2 + 1) + k), u, np.uint64(at + k), np.uint64(west), np.uint64(east),
-            np.uint64(some), flow, np.uint64(k),
-        )  # fmt: skip
-        k += some
-    centre = np.uint64(at + first)
-    if n1 > 1:
-        face = (row + i) * n2 + first
-        _across_cells(
-            middle, np.uint64(face), np.uint64(face + n2), u, np.uint64(south + first), centre,
-            np.uint64(north + first), n, flow, to,
-        )  # fmt: skip
-    face = row * n2 + first
-    _across_cells(
-        stream, np.uint64(face), np.uint64(face + n1 * n2), u, np.uint64(below + first), centre,
-        np.uint64(above + first), n, flow, to,
+    across, below = (row + i) * n2 + first, row * n2 + first
+    return (
+        np.uint64(row * (n2 + 1) + first), np.uint64(across), np.uint64(across + n2), np.uint64(below),
+        np.uint64(below + n1 * n2),
     )  # fmt: skip
 
 
 @numba.njit(**_INLINE)
-def _rate_row(
-    shape, wraps, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, i, j, first, last,
-    u, at, below, above, south, north, rate, tally, column,
+def _euler_row(
+    dt, scale, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, first, quiet,
+    loud, last, tally, column, out, to,
 ):  # fmt: skip
-    """``rate = (F - K u) / m`` on the columns [first, last) of row ``(i, j)``; places as in `_flow_row`."""
-    _flow_row(shape, wraps, stream, middle, along, i, j, first, last, u, at, below, above, south, north, rate)
-    cell, n = np.uint64((i * shape[1] + j) * shape[2] + first), np.uint64(last - first)
-    to, tally_to = np.uint64(first), np.uint64(column + first)
-    _enter_cells(base, w, inv_mass, cell, u, np.uint64(at + first), n, rate, to, tally, tally_to)
-    for p in range(amplitudes.shape[1]):
-        offset = np.uint64(p * inv_mass.size)
-        _pattern_cells(amplitudes[step, p], patterns, offset, inv_mass, cell, n, rate, to, tally, tally_to)
-
-
-@numba.njit(**_INLINE)
-def _convex_cells(planar, centre, r0, r1, r2, u, at, below, above, south, north, west, east, n, out, to):
-    """``out = centre u + sum_a r_a (u_low + u_high)`` on n cells in a row; the rest are places in `u` and `out`."""
-    if planar:
-        for k in range(n):
-            flat = r2 * (u[west + k] + u[east + k])
-            out[to + k] = centre * u[at + k] + (flat + r0 * (u[below + k] + u[above + k]))
-    else:
-        for k in range(n):
-            flat = r2 * (u[west + k] + u[east + k]) + r1 * (u[south + k] + u[north + k])
-            out[to + k] = centre * u[at + k] + (flat + r0 * (u[below + k] + u[above + k]))
-
-
-@numba.njit(**_INLINE)
-def _convex_row(planar, centre, r, walls, step, wraps, n2, first, last, u, at, down, up, back, forth, out, to):
-    """`_convex_cells` on the columns [first, last) of one row, the ends at walls apart.
-
-    `at` and `to` are the places of column 0 in `u` and `out`; the neighbouring rows lie `down`, `up`, `back` and
-    `forth` from it.
-    """
-    start, stop = (first, last) if wraps else (max(first, 1), min(last, n2 - 1))
-    if start < stop:
-        here = at + start
-        _convex_cells(
-            planar, centre, r[0], r[1], r[2], u, np.uint64(here), np.uint64(here + down), np.uint64(here + up),
-            np.uint64(here + back), np.uint64(here + forth), np.uint64(here - 1), np.uint64(here + 1),
-            np.uint64(stop - start), out, np.uint64(to + start),
+    """One step of the columns [first, last) of a row, of which [quiet, loud) are quiet."""
+    if first < quiet:
+        _step_cells(
+            dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, first, quiet,
+            tally, column, out, to,
         )  # fmt: skip
-    for end in range(0 if wraps else min(n2, 2)):
-        k = end * (n2 - 1)
-        if first <= k < last:
-            here, factor = at + k, 0.0
-            if k > 0:
-                west = u[here - 1]
-            else:
-                west, factor = walls[step, 2, 0, 0], walls[step, 2, 0, 1]
-            if k + 1 < n2:
-                east = u[here + 1]
-            else:
-                east, factor = walls[step, 2, 1, 0], factor + walls[step, 2, 1, 1]
-            flat = r[2] * (west + east)
-            if not planar:
-                flat += r[1] * (u[here + back] + u[here + forth])
-            out[to + k] = (centre + r[2] * factor) * u[here] + (flat + r[0] * (u[here + down] + u[here + up]))
+    _step_quiet_cells(scale, stream, middle, along, u, places, faces, quiet, loud, out, to)
+    if loud < last:
+        _step_cells(
+            dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, loud, last,
+            tally, column, out, to,
+        )  # fmt: skip
+
+
+@numba.njit(**_INLINE)
+def _convex(centre, r0, r1, r2, u, places, k):
+    """``centre u + sum_a r_a (u_low + u_high)`` of the cell in column k of a row; `places` as in `_net`."""
+    at, west, east, south, north, below, above = places
+    flat = r2 * (_at(centre, u, west + k) + _at(centre, u, east + k))
+    if r1 is not None:
+        flat = flat + r1 * (_at(centre, u, south + k) + _at(centre, u, north + k))
+    return centre * _at(centre, u, at + k) + (flat + r0 * (_at(centre, u, below + k) + _at(centre, u, above + k)))
+
+
+@numba.njit(**_INLINE)
+def _convex_row(centre, r0, r1, r2, walls, step, wraps, n2, u, places, first, last, out, to):
+    """`_convex` on the columns [first, last) of a row of n2; the cells at walls have a centre of their own."""
+    lanes = np.uint64(_LANES)
+    if last - first >= lanes:
+        c, s0, s1, s2 = _spread(centre), _spread(r0), _spread(r1), _spread(r2)
+        for start in range(first, last, lanes):
+            k = min(start, last - lanes)
+            _put(_convex(c, s0, s1, s2, u, places, k), out, to + k)
+    else:
+        for k in range(first, last):
+            out[to + k] = _convex(centre, r0, r1, r2, u, places, k)
+    if not wraps:
+        low, high = r2 * walls[step, 2, 0, 1], r2 * walls[step, 2, 1, 1]
+        if first == 0:
+            own = centre + (low + high if n2 == 1 else low)
+            out[to] = _convex(own, r0, r1, r2, u, places, np.uint64(0))
+        if last == n2 and n2 > 1:
+            out[to + (n2 - np.uint64(1))] = _convex(centre + high, r0, r1, r2, u, places, n2 - np.uint64(1))
 
 
 @numba.njit(**_SERIAL)
-def _through_wall(r, walls, step, axis, side, u, at, n):
+def _through_wall(r, const, factor, u, at, n):
     """What enters n edge cells in a row from the ghost cells ``const + factor * edge`` behind their wall."""
-    const, slope = walls[step, axis, side, 0], walls[step, axis, side, 1] - 1.0
+    slope = factor - 1.0
     total = 0.0
     for k in range(at, at + n):
         total += const + slope * u[k]
-    return r[axis] * total
+    return r * total
 
 
 # --- folding, blocks and bands ---------------------------------------------------------------------------------------
@@ -303,9 +455,10 @@ def _fold(shape):
 
 
 def _flat_graph(g0, g1, g2):
-    """Flat conductances of the folded axes: streamed, middle (unused where planar), along the rows."""
-    stream = g1 if g0.shape[0] == 2 else g0
-    return stream.ravel(), g1.ravel(), g2.ravel()
+    """Flat conductances of the folded axes: streamed, middle (None where planar), along the rows."""
+    if g0.shape[0] == 2:
+        return g1.ravel(), None, g2.ravel()
+    return g0.ravel(), g1.ravel() if g1.shape[1] > 2 else None, g2.ravel()
 
 
 def _fields(*arrays):
@@ -319,6 +472,32 @@ def _span(start, stop, reach, n, wraps):
     if wraps:
         return start - reach, stop + reach
     return max(start - reach, 0), min(stop + reach, n)
+
+
+def _aligned(workers, size):
+    """Zeros, one row per worker, that begin at lines of the cache."""
+    size += -size % _LANES
+    block = np.zeros(workers * size + _LANES)
+    skip = -block.ctypes.data % (8 * _LANES) // 8
+    return block[skip : skip + workers * size].reshape(workers, size)
+
+
+def _ring_size(box, depth, planar):
+    """Numbers in the ring of a block: `_KEEP` planes of every time level, see `_plane`."""
+    rows = box[1] + (0 if planar else 2 * depth)
+    return _KEEP * depth * rows * _width(box[2], depth)
+
+
+@numba.njit(**_SERIAL)
+def _rounded(columns):
+    """The next whole number of lanes."""
+    return -(-columns // _LANES) * _LANES
+
+
+@numba.njit(**_SERIAL)
+def _width(columns, depth):
+    """Length of a row of a block in its ring: its columns, what is computed around them, a place beside each end."""
+    return _rounded(columns) + 2 * (_rounded(depth) + _LANES)
 
 
 @numba.njit(**_SERIAL)
@@ -351,51 +530,39 @@ def _workers(cells):
 
 
 @numba.njit(**_SERIAL)
-def _take_row(source, row, n2, first, last, add, out, to):
-    """Copy, or add, the columns [first, last) of a row of a field, around its ends, to the row at `to`."""
-    k = first
-    while k < last:
-        start = k % n2
-        n = min(last - k, n2 - start)
-        if add:
-            _add_row(source, np.uint64(row + start), np.uint64(n), out, np.uint64(to + k))
-        else:
-            _copy_row(source, np.uint64(row + start), np.uint64(n), out, np.uint64(to + k))
-        k += n
-
-
-@numba.njit(**_SERIAL)
-def _uniform_block(shape, planar, r, walls, periodic, source, decay, depth, u, bounds, ring, inflow, out):
+def _uniform_block(shape, r0, r1, r2, walls, periodic, source, decay, depth, u, bounds, ring, inflow, out):
     """Advance one box of cells by `depth` steps, from `u` to `out`, without leaving the cache.
 
     Planes stream through a ring that holds a few planes of every time level, a visit to each level at a time;
     level l runs one plane behind level l - 1. What is computed reaches ``depth - l`` cells beyond the box at level
-    l, so boxes do not wait for each other. Ghost values of the streamed and the middle axis lie in the ring beside
-    their edge cells.
+    l, so boxes do not wait for each other; along the rows it reaches to the next whole lanes, and the cells too
+    far out for what level l - 1 holds get numbers without meaning that no cell of the box will see. Ghost values lie
+    in the ring beside their edge cells. A row of a periodic axis is whole, and has its ends copied beside it.
     """
     source, u, ring, out = _bare(source), _bare(u), _bare(ring), _bare(out)
     n0, n1, n2 = shape
     i0, i1, j0, j1, k0, k1 = bounds
-    halo = 0 if planar else depth
-    width = k1 - k0 + 2 * depth
+    halo = 0 if r1 is None else depth
+    width = _width(k1 - k0, depth)
     plane = (j1 - j0 + 2 * halo) * width
-    origin = (halo - j0) * width + depth - k0  # of row 0, column 0 within a plane
-    inner = 1.0 - decay - 2.0 * ((r[0] + r[1]) + r[2])
-    open0, open1, open2 = periodic[0], planar or periodic[1], periodic[2]
+    origin = (halo - j0) * width + _rounded(depth) + _LANES - k0  # of row 0, column 0 within a plane
+    open0, open1, open2 = periodic
+    inner = 1.0 - decay - 2.0 * (r0 + r2 if r1 is None else (r0 + r1) + r2)
     inflow[:] = 0.0
     for front in range(i0 - depth, i1 + depth, _VISIT):
         for level in range(depth + 1):
             reach = depth - level
-            for i in range(front - level, front - level + _VISIT):
-                if i < i0 - reach or i >= i1 + reach or not (open0 or -1 <= i <= n0):
-                    continue
-                j_first, j_last = (j0, j1) if planar else _span(j0, j1, reach, n1, open1)
-                first, last = _span(k0, k1, reach, n2, open2)
-                n = np.uint64(last - first)
-                slot = i % _KEEP
+            i_first, i_last = max(front - level, i0 - reach), min(front - level + _VISIT, i1 + reach)
+            if not open0:  # the planes -1 and n0 are ghosts
+                i_first, i_last = max(i_first, -1), min(i_last, n0 + 1)
+            j_first, j_last = (j0, j1) if r1 is None else _span(j0, j1, reach, n1, open1)
+            first, last = max(k0 - _rounded(reach), 0), min(k1 + _rounded(reach), n2)
+            n = np.uint64(last - first)
+            # row s of `walls` is what step s sees on its way from level s to level s + 1
+            step, past = min(level, walls.shape[0] - 1), min(level - 1, walls.shape[0] - 1)
+            for i in range(i_first, i_last):
+                slot = i & (_KEEP - 1)
                 here = (_KEEP * level + slot) * plane + origin
-                # row s of `walls` is what step s sees on its way from level s to level s + 1
-                step = min(level, walls.shape[0] - 1)
                 if not open0 and (i == -1 or i == n0):
                     if reach > 0:
                         for j in range(j_first, j_last):
@@ -404,67 +571,92 @@ def _uniform_block(shape, planar, r, walls, periodic, source, decay, depth, u, b
 
                 if level == 0:
                     for j in range(j_first, j_last):
-                        _take_row(u, ((i % n0) * n1 + j % n1) * n2, n2, first, last, level > 0, ring, here + j * width)
+                        row = ((i % n0) * n1 + j % n1) * n2
+                        _copy_row(u, np.uint64(row + first), n, ring, np.uint64(here + j * width + first))
                 else:
-                    past = min(level - 1, walls.shape[0] - 1)
                     before = (_KEEP * (level - 1) + slot) * plane + origin
-                    down = (_KEEP - 1 if slot == 0 else -1) * plane
-                    up = (1 - _KEEP if slot == _KEEP - 1 else 1) * plane
+                    down = (((i - 1) & (_KEEP - 1)) - slot) * plane
+                    up = (((i + 1) & (_KEEP - 1)) - slot) * plane
                     plane_centre = inner
                     if not open0 and (i == 0 or i == n0 - 1):
                         low, high = walls[past, 0, 0, 1], walls[past, 0, 1, 1]
-                        plane_centre += r[0] * ((low if i == 0 else 0.0) + (high if i == n0 - 1 else 0.0))
+                        plane_centre += r0 * ((low if i == 0 else 0.0) + (high if i == n0 - 1 else 0.0))
                     for j in range(j_first, j_last):
                         at, centre = before + j * width, plane_centre
-                        if not open1 and (j == 0 or j == n1 - 1):
-                            low, high = walls[past, 1, 0, 1], walls[past, 1, 1, 1]
-                            centre += r[1] * ((low if j == 0 else 0.0) + (high if j == n1 - 1 else 0.0))
+                        if r1 is not None:  # noqa: SIM102 (apart, it is decided while compiling)
+                            if not open1 and (j == 0 or j == n1 - 1):
+                                low, high = walls[past, 1, 0, 1], walls[past, 1, 1, 1]
+                                centre += r1 * ((low if j == 0 else 0.0) + (high if j == n1 - 1 else 0.0))
+                        places = (
+                            np.uint64(at), np.uint64(at - 1), np.uint64(at + 1), np.uint64(at - width),
+                            np.uint64(at + width), np.uint64(at + down), np.uint64(at + up),
+                        )  # fmt: skip
+                        to = np.uint64(here + j * width if reach > 0 else (i * n1 + j) * n2)
                         if reach > 0:
-                            to = here + j * width
                             _convex_row(
-                                planar, centre, r, walls, past, open2, n2, first, last,
-                                ring, at, down, up, -width, width, ring, to,
+                                centre, r0, r1, r2, walls, past, open2, np.uint64(n2), ring, places,
+                                np.uint64(first), np.uint64(last), ring, to,
                             )  # fmt: skip
-                            if source.size > 0:
-                                row = ((i % n0) * n1 + j % n1) * n2
-                                _take_row(source, row, n2, first, last, level > 0, ring, to)
                         else:
-                            to = (i * n1 + j) * n2
                             _convex_row(
-                                planar, centre, r, walls, past, open2, n2, first, last,
-                                ring, at, down, up, -width, width, out, to,
+                                centre, r0, r1, r2, walls, past, open2, np.uint64(n2), ring, places,
+                                np.uint64(first), np.uint64(last), out, to,
                             )  # fmt: skip
-                            if source.size > 0:
-                                _take_row(source, to, n2, first, last, level > 0, out, to)
+                        if source.size > 0:
+                            row = np.uint64(((i % n0) * n1 + j % n1) * n2 + first)
+                            if reach > 0:
+                                _add_row(source, row, n, ring, to + np.uint64(first))
+                            else:
+                                _add_row(source, row, n, out, to + np.uint64(first))
                 if reach == 0:
                     continue
 
-                if not open1 and j_first == 0:
-                    _fill_row(walls[step, 1, 0, 0], n, ring, np.uint64(here - width + first))
-                if not open1 and j_last == n1:
-                    _fill_row(walls[step, 1, 1, 0], n, ring, np.uint64(here + n1 * width + first))
+                for j in range(j_first, j_last):
+                    row = here + j * width
+                    if first == 0:
+                        ring[row - 1] = ring[row + n2 - 1] if open2 else walls[step, 2, 0, 0]
+                    if last == n2:
+                        ring[row + n2] = ring[row] if open2 else walls[step, 2, 1, 0]
+                if r1 is not None:
+                    if not open1 and j0 < reach:
+                        _fill_row(walls[step, 1, 0, 0], n, ring, np.uint64(here - width + first))
+                    if not open1 and n1 - j1 < reach:
+                        _fill_row(walls[step, 1, 1, 0], n, ring, np.uint64(here + n1 * width + first))
                 if i0 <= i < i1:
                     entered = 0.0
                     for j in range(j0, j1):
                         row = here + j * width
                         if not open2 and k0 == 0:
-                            entered += _through_wall(r, walls, step, 2, 0, ring, row, 1)
+                            entered += _through_wall(
+                                r2, walls[step, 2, 0, 0], walls[step, 2, 0, 1], ring, row, np.int64(1)
+                            )
                         if not open2 and k1 == n2:
-                            entered += _through_wall(r, walls, step, 2, 1, ring, row + n2 - 1, 1)
-                        if not open1 and j == 0:
-                            entered += _through_wall(r, walls, step, 1, 0, ring, row + k0, k1 - k0)
-                        if not open1 and j == n1 - 1:
-                            entered += _through_wall(r, walls, step, 1, 1, ring, row + k0, k1 - k0)
+                            entered += _through_wall(
+                                r2, walls[step, 2, 1, 0], walls[step, 2, 1, 1], ring, row + n2 - 1, np.int64(1)
+                            )
+                        if r1 is not None:
+                            if not open1 and j == 0:
+                                entered += _through_wall(
+                                    r1, walls[step, 1, 0, 0], walls[step, 1, 0, 1], ring, row + k0, k1 - k0
+                                )
+                            if not open1 and j == n1 - 1:
+                                entered += _through_wall(
+                                    r1, walls[step, 1, 1, 0], walls[step, 1, 1, 1], ring, row + k0, k1 - k0
+                                )
                         if not open0 and i == 0:
-                            entered += _through_wall(r, walls, step, 0, 0, ring, row + k0, k1 - k0)
+                            entered += _through_wall(
+                                r0, walls[step, 0, 0, 0], walls[step, 0, 0, 1], ring, row + k0, k1 - k0
+                            )
                         if not open0 and i == n0 - 1:
-                            entered += _through_wall(r, walls, step, 0, 1, ring, row + k0, k1 - k0)
+                            entered += _through_wall(
+                                r0, walls[step, 0, 1, 0], walls[step, 0, 1, 1], ring, row + k0, k1 - k0
+                            )
                     inflow[level] += entered
 
 
 @_serial_and_parallel
 def _uniform_passes(
-    n_workers, passes, shape, planar, box, r, walls, periodic, source, supplied, decay, content, u, rings, inflow, out
+    n_workers, passes, shape, box, r0, r1, r2, walls, periodic, source, supplied, decay, content, u, rings, inflow, out
 ):  # fmt: skip
     """Take all blocks ``passes[p]`` steps ahead, to and fro between `u` and `out`, for every p; returns the gain."""
     gain, done = 0.0, 0
@@ -473,7 +665,7 @@ def _uniform_passes(
         for worker in numba.prange(n_workers):
             for number in range(np.int64(worker), inflow.shape[0], n_workers):
                 _uniform_block(
-                    shape, planar, r, now, periodic, source, decay, steps, u, _box(shape, box, number),
+                    shape, r0, r1, r2, now, periodic, source, decay, steps, u, _box(shape, box, number),
                     rings[worker], inflow[number], out,
                 )  # fmt: skip
         for step in range(steps):
@@ -493,7 +685,7 @@ def _uniform_blocking(shape, planar):
     """Steps per pass and the box of a block: what fits the second-level cache and recomputes little at the rims."""
     if not planar:
         return 4, (64, 32, 256)
-    return (16, (256, 1, 1024)) if shape[0] >= 512 else (8, (_half_or_all(shape), 1, 1024))
+    return 16, (256 if shape[0] >= 512 else _half_or_all(shape), 1, 1024)
 
 
 def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
@@ -538,17 +730,18 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
         r, periodic, walls = r[order], periodic[order], np.ascontiguousarray(walls[:, order])
     planar = bool(shape[1] == 1 and r[1] == 0.0)
     depth, box = _uniform_blocking(shape, planar)
+    if periodic[2]:
+        box = (*box[:2], shape[2])
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
     workers = _workers(u.size)
-    halo = 0 if planar else 2 * depth
-    rings = np.empty((workers, _KEEP * depth * (box[1] + halo) * (box[2] + 2 * depth)))
+    rings = _aligned(workers, _ring_size(box, depth, planar))
     inflow = np.empty((_n_boxes(shape, box), depth))
     content, supplied = float(u.sum()), float(source.sum())
     state, other, source = _fields(u, scratch, source)
     passes = _passes(n_steps, depth)
     gain = _uniform_passes[workers > 1](
-        workers, passes, shape, planar, box, r, walls, periodic, source, supplied, float(decay), content,
-        state, rings, inflow, other,
+        workers, passes, shape, box, float(r[0]), None if planar else float(r[1]), float(r[2]), walls,
+        tuple(bool(p) for p in periodic), source, supplied, float(decay), content, state, rings, inflow, other,
     )  # fmt: skip
     if len(passes) == 1:
         u[...] = scratch
@@ -559,75 +752,123 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
 
 
 @numba.njit(**_INLINE)
-def _step_cells(u, at, dt, rate, column, n, out, to):
-    for k in range(n):
-        out[to + k] = u[at + k] + dt * rate[column + k]
+def _quiet(w, inv_mass, base, patterns, n_patterns, common, cell):
+    """Whether nothing but its neighbours acts on a cell, whose mass is the common one or which is not free."""
+    if w[cell] != 0.0 or base[cell] != 0.0 or (inv_mass[cell] != common and inv_mass[cell] != 0.0):
+        return False
+    for p in range(n_patterns):  # noqa: SIM110 (Numba has no generators in all())
+        if patterns[np.uint64(p * inv_mass.size) + cell] != 0.0:
+            return False
+    return True
+
+
+@numba.njit(**_SERIAL)
+def _find_quiet(n_columns, w, inv_mass, base, patterns, spans):
+    w, inv_mass, base, patterns = _bare(w), _bare(inv_mass), _bare(base), _bare(patterns)
+    n_patterns, common = patterns.size // inv_mass.size, 0.0
+    for cell in range(inv_mass.size):
+        if inv_mass[cell] > 0.0:
+            common = inv_mass[cell]
+            break
+    for row in range(spans.shape[0]):
+        first = last = row * n_columns + n_columns // 2
+        while first > row * n_columns and _quiet(w, inv_mass, base, patterns, n_patterns, common, np.uint64(first - 1)):
+            first -= 1
+        while last < (row + 1) * n_columns and _quiet(w, inv_mass, base, patterns, n_patterns, common, np.uint64(last)):
+            last += 1
+        spans[row, 0], spans[row, 1] = first - row * n_columns, last - row * n_columns
+    return common
+
+
+def quiet_cells(w, inv_mass, base, patterns):
+    """Where forward Euler can leave loss, forcing and mass unread; arguments as in `advance_explicit_euler`.
+
+    Returns
+    -------
+    spans : (rows, 2) int32 array
+        The columns ``[first, last)`` around the middle of each row on which F and w are 0, and of whose cells each
+        has the common mass or is not free.
+    inv_mass : float
+        ``1 / m`` of the common mass.
+    """
+    shape, patterns = w.shape, patterns.reshape(-1)
+    spans = np.zeros((shape[0] * shape[1], 2), np.int32)
+    return spans, _find_quiet(shape[2], *_fields(w, inv_mass, base), patterns, spans)
 
 
 @numba.njit(**_SERIAL)
 def _euler_block(
-    shape, wraps, stream, middle, along, w, inv_mass, dt, base, patterns, amplitudes, u, bounds, ring, rate, tally, out
+    shape, wraps, stream, middle, along, w, inv_mass, dt, spans, scale, base, patterns, amplitudes, u, bounds, ring, tally,
+    out,
 ):  # fmt: skip
-    """`_uniform_block` for any coefficients. Rows of a periodic last axis are whole, so that their ends meet.
+    """`_uniform_block` for any coefficients; no ghosts, because faces in walls conduct nothing.
 
     Returns the sum of ``F - w u`` over the cells of the box and all steps.
     """
-    stream, middle, along = _bare(stream), _bare(middle), _bare(along)
-    w, inv_mass, base, patterns = _bare(w), _bare(inv_mass), _bare(base), _bare(patterns)
-    u, ring, rate, tally, out = _bare(u), _bare(ring), _bare(rate), _bare(tally), _bare(out)
+    g0, g1, g2 = _bare(stream), _bare(middle), _bare(along)
+    w, inv_mass, base, patterns, spans = _bare(w), _bare(inv_mass), _bare(base), _bare(patterns), _bare(spans)
+    u, ring, tally, out = _bare(u), _bare(ring), _bare(tally), _bare(out)
     n0, n1, n2 = shape
     i0, i1, j0, j1, k0, k1 = bounds
     depth = amplitudes.shape[0]
-    halo = 0 if n1 == 1 else depth
-    width = k1 - k0 + 2 * depth
+    halo = 0 if middle is None else depth
+    width = _width(k1 - k0, depth)
     plane = (j1 - j0 + 2 * halo) * width
-    origin = (halo - j0) * width + depth - k0
+    origin = (halo - j0) * width + _rounded(depth) + _LANES - k0
     tally[:] = 0.0
-    for front in range(i0 - depth, i1 + depth):
+    for front in range(i0 - depth, i1 + depth, _VISIT):
         for level in range(depth + 1):
-            i, reach = front - level, depth - level
-            if i < i0 - reach or i >= i1 + reach or not (wraps[0] or 0 <= i < n0):
-                continue
-            j_first, j_last = (0, 1) if n1 == 1 else _span(j0, j1, reach, n1, wraps[1])
-            first, last = _span(k0, k1, reach, n2, np.bool_(False))
-            n = np.uint64(last - first)
-            here = (3 * level + i % 3) * plane + origin
-            before = 3 * (level - 1) * plane + origin
-            for j in range(j_first, j_last):
-                row = ((i % n0) * n1 + j % n1) * n2
-                if level == 0:
-                    _copy_row(u, np.uint64(row + first), n, ring, np.uint64(here + j * width + first))
-                    continue
-                at = before + (i % 3) * plane + j * width
-                below, above, south, north = at, at, at, at
-                if wraps[0] or i > 0:
-                    below = before + ((i - 1) % 3) * plane + j * width
-                if wraps[0] or i < n0 - 1:
-                    above = before + ((i + 1) % 3) * plane + j * width
-                if n1 > 1 and (wraps[1] or j > 0):
-                    south = at - width
-                if n1 > 1 and (wraps[1] or j < n1 - 1):
-                    north = at + width
-                # Cells beyond the box belong to others; what crosses the border there goes to a second tally.
-                own = 0 if i0 <= i < i1 and j0 <= j < j1 else n2
-                _rate_row(
-                    shape, wraps[2], stream, middle, along, w, inv_mass, base, patterns, amplitudes,
-                    level - 1, i % n0, j % n1, first, last, ring, at, below, above, south, north, rate, tally, own,
-                )  # fmt: skip
-                start, column = np.uint64(at + first), np.uint64(first)
-                if reach > 0:
-                    to = np.uint64(here + j * width + first)
-                    _step_cells(ring, start, dt, rate, column, n, ring, to)
-                else:
-                    _step_cells(ring, start, dt, rate, column, n, out, np.uint64(row + first))
+            reach = depth - level
+            i_first, i_last = max(front - level, i0 - reach), min(front - level + _VISIT, i1 + reach)
+            if not wraps[0]:
+                i_first, i_last = max(i_first, 0), min(i_last, n0)
+            j_first, j_last = (j0, j1) if middle is None else _span(j0, j1, reach, n1, wraps[1])
+            first, last = max(k0 - _rounded(reach), 0), min(k1 + _rounded(reach), n2)
+            for i in range(i_first, i_last):
+                slot, inside = i & (_KEEP - 1), i % n0
+                here = (_KEEP * level + slot) * plane + origin
+                before = (_KEEP * (level - 1) + slot) * plane + origin
+                down = (((i - 1) & (_KEEP - 1)) - slot) * plane if wraps[0] or i > 0 else 0
+                up = (((i + 1) & (_KEEP - 1)) - slot) * plane if wraps[0] or i < n0 - 1 else 0
+                for j in range(j_first, j_last):
+                    row = inside * n1 + (j if 0 <= j < n1 else j % n1)
+                    cell, to = row * n2, here + j * width
+                    if level == 0:
+                        _copy_row(u, np.uint64(cell + first), np.uint64(last - first), ring, np.uint64(to + first))
+                    else:
+                        at = before + j * width
+                        back, forth = width if wraps[1] or j > 0 else 0, width if wraps[1] or j < n1 - 1 else 0
+                        places = (
+                            np.uint64(at), np.uint64(at - 1), np.uint64(at + 1), np.uint64(at - back),
+                            np.uint64(at + forth), np.uint64(at + down), np.uint64(at + up),
+                        )  # fmt: skip
+                        faces = _faces(shape, row, inside, np.int64(0))
+                        # Cells beyond the box belong to others; what crosses the border there goes to a second tally.
+                        column = np.uint64(0 if i0 <= i < i1 and j0 <= j < j1 else n2)
+                        quiet, loud = max(np.int64(spans[row, 0]), first), min(np.int64(spans[row, 1]), last)
+                        if quiet >= loud:
+                            quiet = loud = last
+                        if reach > 0:
+                            _euler_row(
+                                dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, ring, places,
+                                faces, np.uint64(cell), np.uint64(first), np.uint64(quiet), np.uint64(loud), np.uint64(last),
+                                tally, column, ring, np.uint64(to),
+                            )  # fmt: skip
+                        else:
+                            _euler_row(
+                                dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, ring, places,
+                                faces, np.uint64(cell), np.uint64(first), np.uint64(quiet), np.uint64(loud), np.uint64(last),
+                                tally, column, out, np.uint64(cell),
+                            )  # fmt: skip
+                    if wraps[2] and reach > 0:
+                        ring[to - 1], ring[to + n2] = ring[to + n2 - 1], ring[to]
     return _ordered_sum(tally[k0:k1])
 
 
 @_serial_and_parallel
 def _euler_passes(
-    n_workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, dt, base, patterns, amplitudes, u,
-    rings, rates, tallies,
-    entered, out,
+    n_workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, dt, spans, scale, base, patterns, amplitudes,
+    u, rings, tallies, entered, out,
 ):  # fmt: skip
     """Take all blocks ``passes[p]`` steps ahead, to and fro between `u` and `out`, for every p; returns the gain."""
     gain, done = 0.0, 0
@@ -636,8 +877,8 @@ def _euler_passes(
         for worker in numba.prange(n_workers):
             for number in range(np.int64(worker), entered.size, n_workers):
                 entered[number] = _euler_block(
-                    shape, wraps, stream, middle, along, w, inv_mass, dt, base, patterns, now, u, _box(shape, box, number),
-                    rings[worker], rates[worker], tallies[worker], out,
+                    shape, wraps, stream, middle, along, w, inv_mass, dt, spans, scale, base, patterns, now, u,
+                    _box(shape, box, number), rings[worker], tallies[worker], out,
                 )  # fmt: skip
         gain += dt * _ordered_sum(entered)
         u, out = out, u
@@ -648,11 +889,11 @@ def _euler_passes(
 def _euler_blocking(shape, planar):
     """Steps per pass and the box of a block, as in `_uniform_blocking`; the coefficients want their place too."""
     if not planar:
-        return 2, (64, 16, 256)
+        return 4, (64, 32, 256)
     return 8, (256 if shape[0] >= 512 else _half_or_all(shape), 1, 512)
 
 
-def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitudes, u, scratch):
+def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitudes, u, scratch, quiet=None):
     """Forward Euler with any coefficients, ``u += dt (F - K u) / m``, as many steps as `amplitudes` has rows.
 
     Several steps are made per pass over memory (see `_euler_block`); the bits are those of plain stepping.
@@ -668,6 +909,8 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
         ``(p, n0, n1, n2)``, ``(n_steps, p)``, where `p` may be 0.
     u, scratch
         The state, overwritten by the state after all steps, and a second array of its shape.
+    quiet
+        What `quiet_cells` says, where it is known; looked for where it is not and the steps are many.
 
     Returns
     -------
@@ -678,22 +921,23 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
     wraps = (bool(np.any(g0[0])), bool(np.any(g1[:, 0])), bool(np.any(g2[:, :, 0])))
     if u.shape[0] == 1:
         wraps = (wraps[1], False, wraps[2])
-    depth, box = _euler_blocking(shape, shape[1] == 1)
+    stream, middle, along = _flat_graph(g0, g1, g2)
+    depth, box = _euler_blocking(shape, middle is None)
     if wraps[2]:
         box = (*box[:2], shape[2])
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
     workers = _workers(u.size)
-    halo = 0 if shape[1] == 1 else 2 * depth
-    rings = np.empty((workers, 3 * depth * (box[1] + halo) * (box[2] + 2 * depth)))
-    rates, tallies = np.empty((workers, shape[2])), np.empty((workers, 2 * shape[2]))
+    rings, tallies = _aligned(workers, _ring_size(box, depth, middle is None)), np.empty((workers, 2 * shape[2]))
     entered = np.empty(_n_boxes(shape, box))
-    state, other, *fixed = _fields(u, scratch, w, inv_mass, base, patterns)
-    w, inv_mass, base, patterns = fixed
-    stream, middle, along = _flat_graph(g0, g1, g2)
+    if quiet is None:
+        looked = quiet_cells(w, inv_mass, base, patterns) if len(amplitudes) >= _MANY_STEPS else None
+        quiet = looked or (np.zeros((shape[0] * shape[1], 2), np.int32), 0.0)
+    spans, common = quiet
+    state, other, w, inv_mass, base, patterns = _fields(u, scratch, w, inv_mass, base, patterns)
     passes = _passes(len(amplitudes), depth)
     gain = _euler_passes[workers > 1](
-        workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, float(dt), base, patterns, amplitudes,
-        state, rings, rates, tallies, entered, other,
+        workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, float(dt), spans, float(dt * common), base,
+        patterns, amplitudes, state, rings, tallies, entered, other,
     )  # fmt: skip
     if len(passes) == 1:
         u[...] = scratch
@@ -720,43 +964,66 @@ def _band(shape, number):
 
 
 @numba.njit(**_SERIAL)
-def _neighbours(shape, row):
-    """Places of the rows below, above, south and north of a row of a field, around its ends."""
+def _row_places(shape, row, first, last):
+    """`places` of `_net` for the columns [first, last) of a row of a field, around its ends, counted from `first` on.
+
+    The first and the last column have a neighbour elsewhere and go alone; all between them go at once.
+    """
     n0, n1, n2 = shape
-    i, j = row // n1, row % n1
-    below, above = ((i - 1) % n0 * n1 + j) * n2, ((i + 1) % n0 * n1 + j) * n2
-    return below, above, (i * n1 + (j - 1) % n1) * n2, (i * n1 + (j + 1) % n1) * n2
-
-
-@numba.njit(**_SERIAL)
-def _whole_row_rate(
-    shape, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, rate, tally
-):  # fmt: skip
-    """`_rate_row` of a full row of a field."""
-    below, above, south, north = _neighbours(shape, row)
-    _rate_row(
-        shape, np.bool_(True), stream, middle, along, w, inv_mass, base, patterns, amplitudes, step,
-        row // shape[1], row % shape[1], np.int64(0), shape[2],
-        u, row * shape[2], below, above, south, north, rate, tally, np.int64(0),
+    i, j, at = row // n1, row % n1, row * n2 + first
+    south, north = (i * n1 + (j - 1) % n1) * n2 + first, (i * n1 + (j + 1) % n1) * n2 + first
+    below, above = ((i - 1) % n0 * n1 + j) * n2 + first, ((i + 1) % n0 * n1 + j) * n2 + first
+    west, east = at - 1 if first > 0 else at + n2 - 1, at + 1 if last < n2 else row * n2
+    return (
+        np.uint64(at), np.uint64(west), np.uint64(east), np.uint64(south), np.uint64(north), np.uint64(below),
+        np.uint64(above),
     )  # fmt: skip
 
 
 @numba.njit(**_SERIAL)
+def _part(n, part):
+    """A row of n columns in three parts: its first column, its last, and those between."""
+    if part == 0:
+        return 0, 1
+    return (1, max(n - 1, 1)) if part == 1 else (max(n - 1, 1), n)
+
+
+@numba.njit(**_SERIAL)
+def _rate_row(shape, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, rate, tally):
+    """``rate = (F - K u) / m`` on a row of a field; `tally` collects ``F - w u`` by column."""
+    for part in range(3):
+        first, last = _part(shape[2], part)
+        if first < last:
+            places, faces = _row_places(shape, row, first, last), _faces(shape, row, row // shape[1], first)
+            _rate_cells(
+                stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces,
+                np.uint64(row * shape[2] + first), np.uint64(last - first), rate, tally, np.uint64(first),
+            )  # fmt: skip
+
+
+@numba.njit(**_SERIAL)
+def _stiffness_cells(stream, middle, along, w, u, places, faces, n, out):
+    """``out = K u`` in n columns of a row."""
+    lanes, wide, at = np.uint64(_LANES), _spread(0.0), places[0]
+    whole = n - n % lanes
+    for k in range(np.uint64(0), whole, lanes):
+        net = _net(wide, stream, middle, along, u, places, faces, k)
+        _put(_at(wide, w, at + k) * _at(wide, u, at + k) - net, out, at + k)
+    for k in range(whole, n):
+        out[at + k] = w[at + k] * u[at + k] - _net(0.0, stream, middle, along, u, places, faces, k)
+
+
+@numba.njit(**_SERIAL)
 def _stiffness_band(shape, stream, middle, along, w, u, number, out):
-    n1, n2 = shape[1], shape[2]
-    flow = np.empty(n2)
-    stream, middle, along = _bare(stream), _bare(middle), _bare(along)
+    g0, g1, g2 = _bare(stream), _bare(middle), _bare(along)
     w, u, out = _bare(w), _bare(u), _bare(out)
     start, stop = _band(shape, number)
     for row in range(start, stop):
-        below, above, south, north = _neighbours(shape, row)
-        _flow_row(
-            shape, np.bool_(True), stream, middle, along, row // n1, row % n1, np.int64(0), n2, u, row * n2,
-            below, above, south, north, flow,
-        )  # fmt: skip
-        at = np.uint64(row * n2)
-        for k in range(np.uint64(n2)):
-            out[at + k] = w[at + k] * u[at + k] - flow[k]
+        for part in range(3):
+            first, last = _part(shape[2], part)
+            if first < last:
+                places, faces = _row_places(shape, row, first, last), _faces(shape, row, row // shape[1], first)
+                _stiffness_cells(g0, g1, g2, w, u, places, faces, np.uint64(last - first), out)
 
 
 @_serial_and_parallel
@@ -777,7 +1044,7 @@ def _first_stage_band(
     """``rate0 = L(u)``, ``out = u + dt rate0``, ``spare = u`` on one band; returns the sum of ``F - w u``."""
     n2 = shape[2]
     rate, tally = np.empty(n2), np.zeros(n2)
-    stream, middle, along, w, inv_mass = _bare(stream), _bare(middle), _bare(along), _bare(w), _bare(inv_mass)
+    g0, g1, g2, w, inv_mass = _bare(stream), _bare(middle), _bare(along), _bare(w), _bare(inv_mass)
     base, patterns, u, rate0, out, spare = (
         _bare(base),
         _bare(patterns),
@@ -788,9 +1055,7 @@ def _first_stage_band(
     )
     start, stop = _band(shape, number)
     for row in range(start, stop):
-        _whole_row_rate(
-            shape, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, rate, tally
-        )  # fmt: skip
+        _rate_row(shape, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, step, row, u, rate, tally)
         at = np.uint64(row * n2)
         for k in range(np.uint64(n2)):
             rate0[at + k] = rate[k]
@@ -809,13 +1074,11 @@ def _stabilized_band(
     keep = 1.0 - mu - nu
     n2 = shape[2]
     rate, tally = np.empty(n2), np.zeros(n2)
-    stream, middle, along, w, inv_mass = _bare(stream), _bare(middle), _bare(along), _bare(w), _bare(inv_mass)
+    g0, g1, g2, w, inv_mass = _bare(stream), _bare(middle), _bare(along), _bare(w), _bare(inv_mass)
     base, patterns, u, rate0, last, out = _bare(base), _bare(patterns), _bare(u), _bare(rate0), _bare(last), _bare(out)
     start, stop = _band(shape, number)
     for row in range(start, stop):
-        _whole_row_rate(
-            shape, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, last, rate, tally
-        )  # fmt: skip
+        _rate_row(shape, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, step, row, last, rate, tally)
         at = np.uint64(row * n2)
         for k in range(np.uint64(n2)):
             m = at + k
@@ -911,9 +1174,7 @@ def _runge_kutta_band(
     start, stop = _band(shape, number)
     n = np.uint64(n2)
     for row in range(start, stop):
-        _whole_row_rate(
-            shape, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, stage, rate, tally
-        )  # fmt: skip
+        _rate_row(shape, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, stage, rate, tally)
         at = np.uint64(row * n2)
         for k in range(n):
             newest[at + k] = rate[k]

@@ -53,6 +53,16 @@ class ExplicitEuler(_Compiled):
             sides.append(pair)
         return facts, sides
 
+    @cached_property
+    def quiet(self) -> Any:
+        """Cells on which nothing but their neighbours acts; None where the forcing is not made of lasting arrays."""
+        from ..kernels import stepping
+
+        forcing = self.operator.forcing
+        if self.system.shaken or not forcing.separable:
+            return None
+        return stepping.quiet_cells(*self.arrays[-2:], forcing.base, forcing.patterns)
+
     def advance(self, u, t, dt, n):
         from ..kernels import stepping
 
@@ -65,7 +75,9 @@ class ExplicitEuler(_Compiled):
         for first in range(0, n, chunk):
             times = t + dt * np.arange(first, min(first + chunk, n))
             base, patterns, amplitudes = forcing.table(times)
-            gain += stepping.advance_explicit_euler(*self.arrays, dt, base, patterns, amplitudes, u, scratch)
+            gain += stepping.advance_explicit_euler(
+                *self.arrays, dt, base, patterns, amplitudes, u, scratch, self.quiet
+            )
         return gain
 
     def _advance_box(self, u, t, dt, n):
