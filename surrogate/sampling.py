@@ -230,9 +230,8 @@ class Spec:
         coefficients[(0,) * self.ndim] = 0.0
         coefficients /= math.sqrt(float((coefficients**2).sum()))
         field = coefficients * rng.standard_normal(coefficients.shape)
-        for axis, x in enumerate(grid.centers):
-            basis = np.cos(math.pi * np.outer(x, k)) * np.where(k > 0, math.sqrt(2.0), 1.0)
-            field = np.moveaxis(np.tensordot(basis, field, axes=(1, axis)), 0, axis)
+        for axis in range(grid.ndim):
+            field = np.moveaxis(np.tensordot(_cosines(grid, axis, modes), field, axes=(1, axis)), 0, axis)
         return field
 
     def _threshold(self, rng, grid: Grid) -> np.ndarray:
@@ -323,6 +322,13 @@ SPECS = {
 def _unit_box(ndim: int, resolution: int) -> Grid:
     """One grid for all problems of a data set: what is derived from it is derived once."""
     return Grid(shape=(resolution,) * ndim, lengths=(1.0,) * ndim)
+
+
+@lru_cache(maxsize=16)
+def _cosines(grid: Grid, axis: int, modes: int) -> np.ndarray:
+    """Cosine modes k < `modes` of unit mean square at the cell centres along an axis, (n, modes)."""
+    k = np.arange(modes)
+    return np.cos(math.pi * np.outer(grid.centers[axis], k)) * np.where(k > 0, math.sqrt(2.0), 1.0)
 
 
 def _stream(seed: int, i: int, what: str) -> np.random.Generator:
