@@ -47,7 +47,7 @@ def seconds(operator: Operator, scheme: Scheme, steps: int, work: float) -> floa
     else:
         kind, units = "recurrence" if scheme.stages is None else "stages", work
     fixed, per_cell = _cost(kind)
-    once, once_per_cell = _cost_of_a_run()
+    once, once_per_cell = _cost_of_a_run(operator.uniform is not None)
     size = operator.grid.size
     return once + once_per_cell * size + units * (fixed + per_cell * size)
 
@@ -61,11 +61,11 @@ def _cost(kind: str) -> tuple[float, float]:
 
 
 @cache
-def _cost_of_a_run() -> tuple[float, float]:
+def _cost_of_a_run(constant: bool) -> tuple[float, float]:
     """The same for what a run costs besides its steps: discretisation, bounds, frames, the balance."""
 
     def whole(shape: tuple[int, int]) -> float:
-        problem, start = _sample(shape, constant=False)
+        problem, start = _sample(shape, constant)
         dt = 0.1 / discretize(problem).spectral_bound().value
         return _best(lambda: simulate(problem, start, dt, scheme="ftcs", dt=dt, save="final", progress=False))
 
