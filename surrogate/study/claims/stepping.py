@@ -715,9 +715,10 @@ OPTIMUM = Claim(
     "λn/λ1 times ln(1/tol)/2, four times more for each doubling of the cells. When the path matters, the answer "
     "depends on how smooth the start and how far the end is.\n\n"
     "The size of a grid is one reading of 'size of the data set'; the number of examples is the other. With few "
-    "examples a network starts to fit their particulars early, so the moment to stop moves with the number of "
-    "examples; the largest stable learning rate is set by curvature, which hardly knows how many examples there are. "
-    "So the two halves of the claim may have different fates, and the table shows which.",
+    "examples a network starts to fit their particulars early, which moves the moment to stop and the rate that gets "
+    "there best. The largest *stable* rate is set by curvature, which hardly knows how many examples there are; the "
+    "best rate need not be the largest stable one. The two intervals (rate and updates) are both looked at, so about "
+    "one study in ten would find a difference where there is none: read an interval that barely excludes 1 as a hint.",
     _optimum_cases, _optimum_measure, _optimum_judge, _optimum_draw,
 )  # fmt: skip
 
