@@ -24,7 +24,7 @@ every_claim = pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
 
 def test_every_claim_has_its_number_and_its_verdict():
     assert [claim.number for claim in CLAIMS.values()] == list(range(1, 25))
-    assert list(VERDICTS) == list(CLAIMS)
+    assert set(VERDICTS) == set(CLAIMS)
 
 
 @every_claim
@@ -298,7 +298,7 @@ def test_the_command_lists_measures_and_reports(two_claims, capsys, tmp_path):
     assert code == 0 and facts["fake"]["verdict"] is None and facts["other"]["verdict"] == "supported"
     assert store.read_json(tmp_path / "study" / "verdicts.json") == {"other": "supported"}
     command(capsys, "all", "--profile", "full", "-q")
-    assert list(store.read_json(tmp_path / "study" / "verdicts.json")) == ["fake", "other"]
+    assert set(store.read_json(tmp_path / "study" / "verdicts.json")) == {"fake", "other"}
 
 
 def test_an_interrupted_command_says_how_to_go_on(two_claims, capsys, tmp_path):
