@@ -273,6 +273,9 @@ def test_the_command_line_goes_from_nothing_to_a_certified_prediction(tmp_path, 
     assert run("generate", "darcy", "data", "--count", 12, "--resolution", 8, "--json") == 0
     assert json.loads(capsys.readouterr().out)["items"] == 12
     assert run("verify", "data", "--sample", 4) == 0
+    (tmp_path / "data/manifest.json").unlink()
+    assert run("verify", "data") == 4
+    assert run("verify", "data", "--repair", "--sample", 4) == 0
     assert run("export", "data", "data.h5", "--layout", "pdebench") == 0
     options = ("--epochs", 1, "--set", "batch=4", "--quiet", "--json")
     assert run("train", "data", "model", *options) == 0
