@@ -445,14 +445,17 @@ def verify(
 def bench(
     quick: Annotated[bool, typer.Option(help="Small sizes only.")] = False,
     peers: Annotated[str | None, typer.Option(help="A Python with py-pde, devito and pyamg, measured beside.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the table as Markdown here, after every row.")] = None,
     json: Json = False,
 ) -> None:
     """Measure kernels, solvers and the first call on this machine."""
-    from .bench import measurements
+    from .bench import measurements, write_table
 
     rows = []
     for name, value, unit in measurements(quick, peers):
         rows.append({"name": name, "value": value, "unit": unit})
+        if save is not None:
+            write_table(rows, save)
         if not json:
             say(f"{name:<56} {value:10.4g} {unit}")
     if json:
