@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 import diffsim as ds
 from diffsim import store
@@ -87,6 +88,28 @@ def test_the_answer_is_the_conditional_mean_of_a_gaussian(alike, rng, gaps):
     np.testing.assert_allclose(found.u, x[-1] @ b.T @ inverse @ frames[kept], rtol=0, atol=1e-5)
     covariance = x[-1] @ (np.eye(7) - b.T @ inverse @ b) @ x[-1].T
     np.testing.assert_allclose(found.spread, np.sqrt(np.diag(covariance)), rtol=1e-4)
+
+
+def test_fractions_are_weighted_by_how_likely_they_make_the_readings(alike, rng):
+    """Weights by the density of a multivariate normal; frames at more times than nodes leave a part that no mode explains."""
+    count = len(gaussian.FRACTIONS)
+    rest = np.linspace(0.2, 0.05, count)
+    growth = 1 + 0.1 * np.arange(count)[:, None, None, None]
+    several = Gaussians((5,), alike.factors * growth.astype(np.float32), np.outer(rest, [1.0, 0.0]))
+    times, noise = np.linspace(0.0, 1.0, NODES + 3), 0.5
+    frames = np.full((times.size, 5), np.nan)
+    frames[:, [0, 3]] = 0.5 * rng.normal(size=(times.size, 2)) + 1.0
+    kept = ~np.isnan(frames)
+    size = math.sqrt(np.nanmean(frames**2) - noise**2)
+    density = []
+    for factors, left in zip(several.factors.astype(float), rest, strict=True):
+        b = np.tensordot(interpolation(times), factors[:-1], 1)[kept]
+        covariance = b @ b.T + ((noise / size) ** 2 + left**2) * np.eye(kept.sum())
+        density.append(multivariate_normal(cov=covariance).logpdf(frames[kept] / size))
+    weights = np.exp(np.array(density) - max(density))
+    expected = np.exp(weights @ np.log(gaussian.FRACTIONS) / weights.sum())
+    assert np.sort(weights)[-2] > 0.1  # more than one fraction counts
+    assert several.given(times, frames, noise).fraction == pytest.approx(expected, rel=0.01)
 
 
 def test_moments_of_few_members_hold_these_members(kind):
