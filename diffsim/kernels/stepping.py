@@ -338,7 +338,7 @@ def _rate_cells(
         )  # fmt: skip
 
 
-@numba.njit(**_SERIAL)
+@numba.njit(**_INLINE)
 def _step_cells(
     dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, first, last, tally,
     column, out, to,
@@ -391,17 +391,14 @@ def _euler_row(
     loud, last, tally, column, out, to,
 ):  # fmt: skip
     """One step of the columns [first, last) of a row, of which [quiet, loud) are quiet."""
-    if first < quiet:
-        _step_cells(
-            dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, first, quiet,
-            tally, column, out, to,
-        )  # fmt: skip
     _step_quiet_cells(scale, stream, middle, along, u, places, faces, quiet, loud, out, to)
-    if loud < last:
-        _step_cells(
-            dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, loud, last,
-            tally, column, out, to,
-        )  # fmt: skip
+    for side in range(2):  # one call for both sides, because it is pasted in
+        start, stop = (first, quiet) if side == 0 else (loud, last)
+        if start < stop:
+            _step_cells(
+                dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, start,
+                stop, tally, column, out, to,
+            )  # fmt: skip
 
 
 @numba.njit(**_INLINE)
@@ -552,6 +549,7 @@ def _uniform_block(shape, r0, r1, r2, walls, periodic, source, decay, depth, u, 
     for front in range(i0 - depth, i1 + depth, _VISIT):
         for level in range(depth + 1):
             reach = depth - level
+            target = ring if reach > 0 else out
             i_first, i_last = max(front - level, i0 - reach), min(front - level + _VISIT, i1 + reach)
             if not open0:  # the planes -1 and n0 are ghosts
                 i_first, i_last = max(i_first, -1), min(i_last, n0 + 1)
@@ -592,22 +590,13 @@ def _uniform_block(shape, r0, r1, r2, walls, periodic, source, decay, depth, u, 
                             np.uint64(at + width), np.uint64(at + down), np.uint64(at + up),
                         )  # fmt: skip
                         to = np.uint64(here + j * width if reach > 0 else (i * n1 + j) * n2)
-                        if reach > 0:
-                            _convex_row(
-                                centre, r0, r1, r2, walls, past, open2, np.uint64(n2), ring, places,
-                                np.uint64(first), np.uint64(last), ring, to,
-                            )  # fmt: skip
-                        else:
-                            _convex_row(
-                                centre, r0, r1, r2, walls, past, open2, np.uint64(n2), ring, places,
-                                np.uint64(first), np.uint64(last), out, to,
-                            )  # fmt: skip
+                        _convex_row(
+                            centre, r0, r1, r2, walls, past, open2, np.uint64(n2), ring, places, np.uint64(first),
+                            np.uint64(last), target, to,
+                        )  # fmt: skip
                         if source.size > 0:
                             row = np.uint64(((i % n0) * n1 + j % n1) * n2 + first)
-                            if reach > 0:
-                                _add_row(source, row, n, ring, to + np.uint64(first))
-                            else:
-                                _add_row(source, row, n, out, to + np.uint64(first))
+                            _add_row(source, row, n, target, to + np.uint64(first))
                 if reach == 0:
                     continue
 
@@ -819,6 +808,7 @@ def _euler_block(
     for front in range(i0 - depth, i1 + depth, _VISIT):
         for level in range(depth + 1):
             reach = depth - level
+            target = ring if reach > 0 else out
             i_first, i_last = max(front - level, i0 - reach), min(front - level + _VISIT, i1 + reach)
             if not wraps[0]:
                 i_first, i_last = max(i_first, 0), min(i_last, n0)
@@ -848,18 +838,11 @@ def _euler_block(
                         quiet, loud = max(np.int64(spans[row, 0]), first), min(np.int64(spans[row, 1]), last)
                         if quiet >= loud:
                             quiet = loud = last
-                        if reach > 0:
-                            _euler_row(
-                                dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, ring, places,
-                                faces, np.uint64(cell), np.uint64(first), np.uint64(quiet), np.uint64(loud), np.uint64(last),
-                                tally, column, ring, np.uint64(to),
-                            )  # fmt: skip
-                        else:
-                            _euler_row(
-                                dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, ring, places,
-                                faces, np.uint64(cell), np.uint64(first), np.uint64(quiet), np.uint64(loud), np.uint64(last),
-                                tally, column, out, np.uint64(cell),
-                            )  # fmt: skip
+                        _euler_row(
+                            dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, ring, places, faces,
+                            np.uint64(cell), np.uint64(first), np.uint64(quiet), np.uint64(loud), np.uint64(last), tally,
+                            column, target, np.uint64(to if reach > 0 else cell),
+                        )  # fmt: skip
                     if wraps[2] and reach > 0:
                         ring[to - 1], ring[to + n2] = ring[to + n2 - 1], ring[to]
     return _ordered_sum(tally[k0:k1])
