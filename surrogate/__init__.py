@@ -22,6 +22,7 @@ _PUBLIC = {
         "adjoint": "equilibrium_layer",
         "doctor": "examine adopt",
         "adapt": "Adaptive",
+        "forecast": "Forecaster forecaster",
     }.items()
     for name in names.split()
 }
