@@ -288,8 +288,8 @@ def _penalty_judge(records: Records) -> Finding:
     say = lambda arm: f"{arm[0]} ({arm[1]} fields)"  # noqa: E731
     gaps = {items: float(np.nanmean(rows["test"] / rows["train"])) for items, rows in plain.items()}
     because = (
-        f"Without any of them the test error is {gaps[FEW]:.2g} times the training error with {FEW} fields and "
-        f"{gaps[MANY]:.2g} times with {MANY}. Lower beyond chance: {_listed(say(a) for a in error if error[a].smaller)}; "
+        f"After {STEPS} steps without any of them the test error is {gaps[FEW]:.2g} times the training error with {FEW} fields "
+        f"and {gaps[MANY]:.2g} times with {MANY}. Lower beyond chance: {_listed(say(a) for a in error if error[a].smaller)}; "
         f"higher: {_listed(say(a) for a in error if error[a].larger)}. Dropout with {FEW} fields changes the error "
         f"{error['dropout', FEW]} times, the correlation between channels {leaning['correlation', FEW]} times and the harm of "
         f"losing one channel {leaning['ablation', FEW]} times."
