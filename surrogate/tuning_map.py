@@ -33,6 +33,8 @@ from diffsim.steppers import Counts, ShiftedSolver
 from diffsim.tuning.modes import Powers
 from diffsim.tuning.sweeping import OUTCOMES, SweptCase, Theory
 
+from .training import _threads
+
 SCHEMES = ("ftcs", "rk4", "rkl2", "rkc2", "crank-nicolson")  # trained on; others follow from their R
 _SOLVES, _PRODUCTS = 10, (1, 2, 4, 8)  # probes of slow and middling rates, and of the fastest
 _TRUST = 0.02  # relative error up to which the foretold shares explain the probes: what a bin is wide
@@ -485,9 +487,10 @@ def train(problems: int = 140, seed: int = 0, schemes: Sequence[str] = SCHEMES, 
     inputs = np.stack([s.facts.inputs for s in learned])
     centre, spread = inputs.mean(axis=0), inputs.std(axis=0) + 1e-6
     model = TuningMap(_network(inputs.shape[1], 48, 2 + _BINS, generator), nn.Identity(), centre, spread)
-    model.history["shares"] = _learn_shares(model, learned, steps, generator)
-    model.classes = _network(12, 32, len(OUTCOMES), generator)
-    model.history["classes"] = _learn_classes(model, learned, steps, generator)
+    with _threads(1, 0):  # networks this small lose at the barriers
+        model.history["shares"] = _learn_shares(model, learned, steps, generator)
+        model.classes = _network(12, 32, len(OUTCOMES), generator)
+        model.history["classes"] = _learn_classes(model, learned, steps, generator)
     model.margin = _margin(model, held)
     return model
 
@@ -573,7 +576,8 @@ def _margin(model: TuningMap, held: list[_Swept]) -> float:
             best, work = _cheapest(case, dts, told)
             settles = best is not None and best[1] >= true[list(dts).index(best[0])]
             good[k] += settles and work <= 1.2 * _cheapest(case, dts, true)[1]
-    return _MARGINS[int(np.argmax(good))]
+    # a run that does not settle is lost, one that costs 5 % more is not: the widest of those that are nearly the best
+    return max(margin for margin, count in zip(_MARGINS, good, strict=True) if count >= 0.95 * good.max() - 1e-9)
 
 
 # --- how good it is ---------------------------------------------------------------------------------------------------
