@@ -249,6 +249,17 @@ def test_inputs_are_left_alone_and_a_good_guess_saves_work():
     assert (rhs == 1).all()
 
 
+def test_what_an_earlier_solve_left_behind_does_not_matter():
+    conductances, diagonal, _ = graph(two_phase((1, 60, 60), 3.0, 12.0, 3.0), walls=[1, 2])
+    used, fresh = Multigrid(conductances, diagonal), Multigrid(conductances, diagonal)
+    used.solve(np.random.default_rng(11).normal(size=diagonal.shape))
+    table, arena, *_ = used._hierarchy
+    start, cells = table[0, diffsim.multigrid.kernels.P], diagonal.size
+    arena[start : start + 2 * cells] = np.nan  # the directions
+    rhs = np.ones(diagonal.shape)
+    assert np.array_equal(used.solve(rhs).x, fresh.solve(rhs).x)
+
+
 def test_too_few_iterations_are_reported():
     conductances, diagonal, _ = graph(two_phase((1, 60, 60), 3.0, 12.0, 3.0), walls=[1, 2])
     solve = Multigrid(conductances, diagonal).solve(np.ones(diagonal.shape), tol=1e-10, max_iterations=2)

@@ -828,6 +828,8 @@ def plane_pcg(g1, g2, w, b, x, tol, max_iterations, scale, table, arena, dense, 
     iterations, residual, rounding, before, target, unit, now = 0, 0.0, 0.0, np.inf, 0.0, size, 1.0
     r, p, rz, pq, level = table[0, R], table[0, P], 0.0, 0.0, START
     source, kind = r, LOOK if solving is not None else GO_DOWN
+    for k in range(np.uint64(cells)):  # an earlier solve may have ended in numbers that are not finite
+        arena[np.uint64(p) + k] = 0.0
     while True:  # one sweep over the cells of a level a turn
         if kind == LOOK and solving is not None:
             for k in range(np.uint64(cells)):  # the step that was decided on last
