@@ -467,8 +467,8 @@ def _implied(
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train(problems: int = 140, seed: int = 0, schemes: Sequence[str] = SCHEMES, steps: int = 1500) -> TuningMap:
-    """Draw problems, sweep them, and learn from what the sweeps show; well under a minute of one core.
+def train(problems: int = 80, seed: int = 0, schemes: Sequence[str] = SCHEMES, steps: int = 1500) -> TuningMap:
+    """Draw problems, sweep them, and learn from what the sweeps show; under a minute of one core.
 
     Parameters
     ----------
