@@ -98,9 +98,8 @@ def _arithmetic(function, instruction):
         return getattr(builder, instruction)(*arguments)
 
 
-_arithmetic(operator.add, "fadd")
-_arithmetic(operator.sub, "fsub")
-_arithmetic(operator.mul, "fmul")
+for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+    _arithmetic(_function, _instruction)
 
 
 def _pointer(context, builder, kind, array_type, array, at):
