@@ -34,7 +34,9 @@ _RESIDUAL_SLACK = 8 * _EPS  # times |F| + |K||v|: at most 16 roundings per cell,
 _SUM_SLACK = 1e-12  # relative, of sums of products of one sign
 _MILD = 10.0  # ratio of K to L up to which L preconditions well enough to go without multigrid
 _LAYERED = 100.0  # ratio from which a comparison operator with profiles along the axes is tried
-_TRANSFORM_FROM = 48  # cells along an axis from which transforms are used: as fast as a dense basis, without BLAS threads
+_TRANSFORM_FROM = (
+    48  # cells along an axis from which transforms are used: as fast as a dense basis, without BLAS threads
+)
 _SINGLE = 1e7  # condition number up to which L is inverted in single precision
 _LARGEST_BASIS = 512  # cells along an axis for which a dense orthogonal basis is worth its cost
 _BALANCE = 1e-10  # relative imbalance of a floating component that still counts as rounding of the data

@@ -255,7 +255,9 @@ class _System:
         unbalanced = np.abs(growth) > max(BALANCE, 0.1 * self.tol) * scale
         if unbalanced.any():
             worst = int(np.argmax(np.abs(growth)))
-            where = "" if self.count == 1 else f" in a component of {int((bins == self.floating[worst] + 1).sum())} cells"
+            where = (
+                "" if self.count == 1 else f" in a component of {int((bins == self.floating[worst] + 1).sum())} cells"
+            )
             raise ProblemError(
                 f"no equilibrium: content grows at {growth[worst]:.6g} per second{where}, where no side, loss or held cell "
                 "takes up what sources and fluxes bring in. Balance them, or fix a value at a side."
@@ -346,7 +348,9 @@ class _System:
             )
         operator = self.operator
         state = self.level(solve.x)
-        return Equilibrium(operator.leave(state), solve.residual, solve.iterations, method, solve.rounding, operator, state)
+        return Equilibrium(
+            operator.leave(state), solve.residual, solve.iterations, method, solve.rounding, operator, state
+        )
 
 
 def _field(problem: Problem, name: str, value) -> np.ndarray:
@@ -438,7 +442,9 @@ class _Nonlinear:
 
 def _nonlinear(problem: Problem, tol: float, method: str, guess, initial) -> Equilibrium:
     if method in ("spectral", "multigrid"):
-        raise ProblemError(f"method = {method!r} is for linear problems; D, a side or a reaction depends on u here: use 'auto'.")
+        raise ProblemError(
+            f"method = {method!r} is for linear problems; D, a side or a reaction depends on u here: use 'auto'."
+        )
     system = _Nonlinear(problem, tol, initial)
     u = _start(problem, guess, initial)
     reached = math.inf
@@ -724,7 +730,9 @@ class _Krylov:
             apply = lambda u: self.operator.apply(u) + self.shift * self.mass * u  # noqa: E731
             solve = solve_preconditioned(apply, self.solver.cycle, rhs, None, 1e-11, 500)
         if not solve.converged:
-            raise ConvergenceError(f"an inner solve stands at a relative residual of {solve.residual:.1e}, 1e-11 is needed.")
+            raise ConvergenceError(
+                f"an inner solve stands at a relative residual of {solve.residual:.1e}, 1e-11 is needed."
+            )
         return self.centred(solve.x)
 
     def grow(self, start: np.ndarray):
@@ -775,7 +783,9 @@ def _decay_time(operator: Operator, error: np.ndarray, tol: float) -> float:
         if shift > 0 and abs(previous - t) < 1e-3 * previous:
             return previous
         t, shift = previous, 10.0 / previous
-    raise ConvergenceError(f"the time to equilibrium did not settle: last estimate {t:.6g} s; simulate with stop= instead.")
+    raise ConvergenceError(
+        f"the time to equilibrium did not settle: last estimate {t:.6g} s; simulate with stop= instead."
+    )
 
 
 def _when(left, tol: float, unit: float) -> float:

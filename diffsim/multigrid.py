@@ -325,9 +325,7 @@ def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[n
         n1, n2 = m1, m2
 
 
-def solve_batch(
-    systems: Sequence[tuple], tol: float = 1e-8, max_iterations: int = 500
-) -> list[Solve]:
+def solve_batch(systems: Sequence[tuple], tol: float = 1e-8, max_iterations: int = 500) -> list[Solve]:
     """Solve many systems (conductances, diagonal, rhs), small ones side by side on all threads.
 
     Each is solved by the operations of `Multigrid.solve`, so a result does not depend on its companions. Entries may

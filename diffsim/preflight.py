@@ -105,7 +105,8 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
     system = System(problem, problem.grid.field("initial", state(problem, initial), where=problem.active), begin)
     operator = system.first
     if settings["scheme"] == "auto":
-        scheme = choose(system, duration, settings["tol"] or DEFAULT_TOL)
+        looked_at = settings.get("stop") is not None or settings.get("probes")
+        scheme = choose(system, duration, settings["tol"] or DEFAULT_TOL, math.inf if looked_at else max(1, frames - 1))
     else:
         scheme = scheme_of(settings["scheme"])
     method = scheme.name if scheme.family == "exponential" else scheme.family

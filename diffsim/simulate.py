@@ -29,6 +29,7 @@ _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 4.0
 _SHARE = 0.1
 _TYPICAL_STEPS = 40  # accuracy steps of an adaptive run at the default tolerance; the fixed model behind "auto"
 _AUTO_FTCS_STEPS = 20_000
+_KRYLOV_CELLS = 4_000_000  # a Krylov space holds about ten fields
 _LONG = 1e5  # diffusion times: a run this long is a mistake of units, or wants the equilibrium
 _MOST_STEPS = 1e10
 _MOST_STAGES = 300  # more lose digits in the recurrence, and gain little
@@ -180,7 +181,8 @@ def simulate(
     noise = number("noise", noise, least=0.0)
     system = System(problem, field0, begin, noise, seed)
     operator = system.first
-    chosen = choose(system, until - begin, tol or DEFAULT_TOL) if scheme == "auto" else scheme_of(scheme)
+    intervals = len(times) - (times[0] == begin) if stop is None and not probes else math.inf
+    chosen = choose(system, until - begin, tol or DEFAULT_TOL, intervals) if scheme == "auto" else scheme_of(scheme)
     if noise and (tol is not None or chosen.family in ("exponential", "multistep")):
         raise ProblemError(
             f"noise is stepped with a fixed dt by a one-step scheme; scheme = {chosen.name!r}, tol = {tol} do not fit. "
@@ -190,6 +192,8 @@ def simulate(
         step = 1.0 / (operator.max_diagonal or 1.0)
     chosen, step = _checked_step(operator, chosen, step, on_unstable)
     stepper = stepper_for(system, chosen)
+    if tol is not None or scheme == "auto":
+        stepper.aim(_SHARE * (tol or DEFAULT_TOL))
 
     _require_patience(problem, chosen, step, operator, until - begin, stop)
 
@@ -237,8 +241,11 @@ def simulate(
 # --- choices ---------------------------------------------------------------------------------------------------------
 
 
-def choose(system: System, duration: float, tol: float) -> Scheme:
-    """The scheme behind "auto": deterministic, by counted work of a fixed model."""
+def choose(system: System, duration: float, tol: float, intervals: float = math.inf) -> Scheme:
+    """The scheme behind "auto": deterministic, by counted work of a fixed model.
+
+    `intervals`: how many times a Krylov space would be built, once per saved frame; inf where the run is looked at in between.
+    """
     operator = system.first
     if system.shaken:
         return SCHEMES["crank-nicolson"]
@@ -256,6 +263,11 @@ def choose(system: System, duration: float, tol: float) -> Scheme:
         math.sqrt(_radius(operator) * duration / steps / explicit.real_limit(100)) * 100
     )  # real_limit grows like s^2
     filtered = implicit.work() + SOLVE_WORK
+    if operator.forcing.constant and operator.mass.size <= _KRYLOV_CELLS:
+        # a space grows by one solve for about two thirds of a digit (17 solves at 1e-10), whatever the stiffness
+        solves = 2 + 1.5 * math.log10(1 / min(_SHARE * tol, 0.1))
+        if intervals * solves * SOLVE_WORK < steps * min(stages, filtered):
+            return SCHEMES["krylov"]
     return explicit if stages <= filtered else implicit
 
 

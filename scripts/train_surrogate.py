@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> "sg.Report":
     if data.task == "coefficients":
         guess = model.predict(data[0].problem)
         sure = guess.refine(1e-6)
-        print(f"certified relative error: {guess.bound.l2_relative:.2g} as predicted, {sure.bound.l2_relative:.2g} refined")
+        print(
+            f"certified relative error: {guess.bound.l2_relative:.2g} as predicted, {sure.bound.l2_relative:.2g} refined"
+        )
     return report
 
 

@@ -65,9 +65,7 @@ def faults(
         return ["the label is not finite"]
     found = []
     if residual_limit is not None and (residual := relative_residual(problem, u, operator)) > residual_limit:
-        found.append(
-            f"the label is not an equilibrium: relative residual {residual:.1e}, allowed {residual_limit:.1e}"
-        )
+        found.append(f"the label is not an equilibrium: relative residual {residual:.1e}, allowed {residual_limit:.1e}")
     if (excess := extrema_excess(problem, u, operator)) > 1e-8:
         found.append(f"the label breaks the maximum principle by {100 * excess:.2g} % of its size")
     return found

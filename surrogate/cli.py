@@ -118,7 +118,9 @@ def verify(
     data: Data,
     sample: Annotated[int | None, typer.Option(min=1, help="Check the physics of so many items; default: all.")] = None,
     seed: Seed = 0,
-    repair: Annotated[bool, typer.Option("--repair", help="Make a lost or damaged manifest again from the shards.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make a lost or damaged manifest again from the shards.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Check every byte of a dataset, and its labels against the physics."""

@@ -110,7 +110,18 @@ def survives(fault: Fault, folder: Path) -> bool:
     path.write_text(text.replace(fault.right, fault.wrong))
     own = {"NUMBA_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     environment = {**os.environ, **own}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "slow or not slow", "-p", "no:cacheprovider", fault.tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-m",
+        "slow or not slow",
+        "-p",
+        "no:cacheprovider",
+        fault.tests,
+    ]
     try:
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=900).returncode == 0
     finally:

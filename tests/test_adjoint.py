@@ -38,7 +38,9 @@ def test_gradients_of_fields_are_those_of_differences(case, wrt, rng):
     layer = sg.equilibrium_layer(lambda theta: box(**case, **{wrt: theta}), wrt=wrt, tol=1e-13)
     theta = torch.from_numpy(rng.uniform(0.5, 2.0, size=(5, 4))).requires_grad_()
     weights = torch.from_numpy(rng.normal(size=(5, 4)))
-    assert torch.autograd.gradcheck(lambda t: (weights * layer(t).nan_to_num()).sum(), theta, eps=1e-5, atol=1e-7, rtol=1e-5)
+    assert torch.autograd.gradcheck(
+        lambda t: (weights * layer(t).nan_to_num()).sum(), theta, eps=1e-5, atol=1e-7, rtol=1e-5
+    )
 
 
 def test_gradients_of_any_parameters(rng):

@@ -118,7 +118,9 @@ def violations(seed, steps=(0, 3)):
             fair &= l2 <= bound.l2 * (1 + 1e-12) + float(np.sqrt((operator.volumes * rounding**2).sum()))
             fair &= linf <= bound.linf * (1 + 1e-12) + float(rounding.max())
             if not fair:
-                wrong.append(f"{seed} {name} {k} steps: {bound.energy_lower} <= {energy} <= {bound.energy}; {l2} <= {bound.l2}")
+                wrong.append(
+                    f"{seed} {name} {k} steps: {bound.energy_lower} <= {energy} <= {bound.energy}; {l2} <= {bound.l2}"
+                )
     return wrong
 
 
@@ -157,7 +159,9 @@ def darcy(contrast, n=48, seed=0, **given):
     grid = ds.Grid(shape=(n, n), lengths=(1.0, 1.0))
     field = np.kron(rng.random((n // 4, n // 4)) < 0.5, np.ones((4, 4), dtype=bool))
     sides = {"x": ds.Dirichlet(0.0), "y": ds.Dirichlet(0.0)}
-    return ds.Problem(grid, **{"diffusivity": np.where(field, contrast, 1.0), "source": 1.0, "boundary": sides, **given})
+    return ds.Problem(
+        grid, **{"diffusivity": np.where(field, contrast, 1.0), "source": 1.0, "boundary": sides, **given}
+    )
 
 
 def tightness(problem, steps, rough=0.1):

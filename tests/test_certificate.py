@@ -74,7 +74,11 @@ def test_refine_reaches_its_tolerance_from_any_prediction(answer):
     refined = prediction.refine(1e-7)
     truth = ds.equilibrium(DARCY[1], tol=1e-13).u
     assert refined.accepted
-    assert np.linalg.norm(refined.u - truth) <= refined.bound.l2_relative * np.linalg.norm(truth) <= 1e-7 * np.linalg.norm(truth)
+    assert (
+        np.linalg.norm(refined.u - truth)
+        <= refined.bound.l2_relative * np.linalg.norm(truth)
+        <= 1e-7 * np.linalg.norm(truth)
+    )
 
 
 def test_refine_works_with_voids_and_held_cells():
@@ -151,7 +155,11 @@ def test_refine_copes_with_every_medium_and_side(spec):
     problem = Spec.of(spec).problem(0, 1, 24)
     refined = sg.predict(Known(0.3), problem).refine(1e-6)
     truth = ds.equilibrium(problem, tol=1e-13).u
-    assert np.linalg.norm(refined.u - truth) <= refined.bound.l2_relative * np.linalg.norm(truth) <= 1e-6 * np.linalg.norm(truth)
+    assert (
+        np.linalg.norm(refined.u - truth)
+        <= refined.bound.l2_relative * np.linalg.norm(truth)
+        <= 1e-6 * np.linalg.norm(truth)
+    )
 
 
 def test_the_bound_is_tightened_until_it_decides():

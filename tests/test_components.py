@@ -18,7 +18,9 @@ def test_components_match_a_graph_search(shape, wrap, density):
     sides = {axis: ds.Periodic() for axis in "xyz"[: len(shape)] if axis in wrap}
     if "x" not in wrap:
         sides["x-"] = ds.Dirichlet(1.0)
-    operator = discretize(ds.Problem(ds.Grid(shape=shape, lengths=(1.0,) * len(shape)), 1.0, active=active, boundary=sides))
+    operator = discretize(
+        ds.Problem(ds.Grid(shape=shape, lengths=(1.0,) * len(shape)), 1.0, active=active, boundary=sides)
+    )
     labels, count, anchored = operator.components
 
     K = coo_array(operator.matrix())

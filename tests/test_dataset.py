@@ -415,7 +415,9 @@ def test_trajectories_start_where_the_spec_says_and_head_for_their_label(transie
     change = np.abs(item.frames[-1] - item.frames[0]).max()
     assert np.abs(run.final - item.frames[-1]).max() <= 1e-2 * change
     until = 40 * float(item.times[-1])
-    settled = ds.simulate(item.problem, item.frames[-1], until=until, dt=until / 80, save="final", scheme="backward-euler")
+    settled = ds.simulate(
+        item.problem, item.frames[-1], until=until, dt=until / 80, save="final", scheme="backward-euler"
+    )
     np.testing.assert_allclose(settled.final, item.u, atol=1e-4 * np.abs(item.u).max())
     transients.verify()
 

@@ -163,5 +163,7 @@ def test_a_public_set_is_adopted_with_its_walls(shared_data):
     assert (values == 0).all()
     solved = np.stack([s.u for s in ds.equilibrium(data.problems[:100])])
     labels = data.arrays(range(100))["u"]
-    errors = np.linalg.norm((solved - labels).reshape(100, -1), axis=1) / np.linalg.norm(labels.reshape(100, -1), axis=1)
+    errors = np.linalg.norm((solved - labels).reshape(100, -1), axis=1) / np.linalg.norm(
+        labels.reshape(100, -1), axis=1
+    )
     assert errors.mean() == pytest.approx(0.089, abs=0.02)

@@ -47,7 +47,10 @@ LINEAR = {
     "voids": {"active": HOLE, "source": 1.0},
     "walls of voids": {"active": HOLE, "boundary": {"void": ds.Dirichlet(3.0), "y-": ds.Neumann(0.5)}},
     "held cells": {"fixed": (disc((24, 16), (0.7, 0.3), 0.1), 2.0), "boundary": {}, "source": 0.1},
-    "periodic": {"boundary": {"x": ds.Periodic(), "y-": ds.Dirichlet(1.0)}, "diffusivity": random_field((24, 16), 30.0)},
+    "periodic": {
+        "boundary": {"x": ds.Periodic(), "y-": ds.Dirichlet(1.0)},
+        "diffusivity": random_field((24, 16), 30.0),
+    },
     "1D": {"shape": (50,), "diffusivity": random_field(50, 100.0), "source": 1.0},
     "3D": {"shape": (9, 8, 7), "diffusivity": random_field((9, 8, 7), 100.0), "source": 1.0},
 }
@@ -289,7 +292,9 @@ def test_a_stiff_reaction_needs_no_small_steps():
 
 
 def test_degenerate_diffusion_with_a_source():
-    problem = plate(diffusivity=ds.OfState(lambda u: u**2), boundary={"x-": ds.Dirichlet(0.0), "x+": ds.Dirichlet(1.0)}, source=1.0)
+    problem = plate(
+        diffusivity=ds.OfState(lambda u: u**2), boundary={"x-": ds.Dirichlet(0.0), "x+": ds.Dirichlet(1.0)}, source=1.0
+    )
     eq = ds.equilibrium(problem, tol=1e-9)
     assert eq.flow("x") == pytest.approx(-1.5, rel=1e-8)
 
@@ -342,7 +347,9 @@ def test_slowest_mode_matches_the_dense_spectrum(changes):
 
 
 @pytest.mark.parametrize("tol", [0.5, 1e-3])
-@pytest.mark.parametrize("changes", [TIMES[k] for k in ("closed form, floating", "robin", "varying", "floating")], ids=str)
+@pytest.mark.parametrize(
+    "changes", [TIMES[k] for k in ("closed form, floating", "robin", "varying", "floating")], ids=str
+)
 def test_time_from_a_start_matches_the_matrix_exponential(changes, tol):
     problem = plate((12, 8), **{k: v[:12, :8] if isinstance(v, np.ndarray) else v for k, v in changes.items()})
     start = np.random.default_rng(5).random((12, 8)) + np.linspace(0, 3, 12)[:, None]

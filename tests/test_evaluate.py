@@ -102,7 +102,9 @@ def test_labels_of_finer_grids_report_both_targets(tmp_path):
     assert report.same_grid["l2"]["worst"] < 1e-9
     assert "solver at equal error" in report.baselines
     better = sg.evaluate(Labels(data), data, part=None)
-    assert better.baselines["solver on the same points"]["l2"]["mean"] == pytest.approx(report.label_error["l2"]["mean"], rel=1e-3)
+    assert better.baselines["solver on the same points"]["l2"]["mean"] == pytest.approx(
+        report.label_error["l2"]["mean"], rel=1e-3
+    )
     assert math.isnan(better.break_even)
     assert report.errors["l2"]["mean"] == pytest.approx(report.label_error["l2"]["mean"], rel=1e-6)
     assert report.certificate["violations"] == 0
@@ -158,7 +160,9 @@ def test_the_penalty_of_the_ridge_is_the_best_by_leaving_one_out():
 
 def test_the_nearest_neighbour_of_a_training_item_is_itself(darcy):
     items = [darcy[i] for i in (3, 5)]
-    np.testing.assert_array_equal(baselines.nearest_neighbour(darcy.arrays([1, 3, 5, 7]), items), [items[0].u, items[1].u])
+    np.testing.assert_array_equal(
+        baselines.nearest_neighbour(darcy.arrays([1, 3, 5, 7]), items), [items[0].u, items[1].u]
+    )
 
 
 def test_interpolation_and_means_keep_linear_fields():
@@ -206,7 +210,9 @@ def test_what_a_model_has_seen_is_found_at_other_resolutions_and_in_copies(darcy
     seen = set(darcy.split["train"][:10]) | set(darcy.split["validation"])
     test = [int(i) for i in finer.split["test"]]
     if set(test) & seen:  # splits are drawn anew at every resolution
-        assert f"{len(set(test) & seen)} items of the test split are problems that the training has seen" in report.table()
+        assert (
+            f"{len(set(test) & seen)} items of the test split are problems that the training has seen" in report.table()
+        )
     assert not set(report.worst_items) & seen
     assert "no item of these data" not in report.table()
     copies = darcy.subset(darcy.split["train"][:10])  # the same pairs, given by hand
@@ -305,7 +311,9 @@ def test_the_command_line_goes_from_nothing_to_a_certified_prediction(tmp_path, 
         (("evaluate", "nowhere", "data"), 4, "nowhere"),
     ],
 )
-def test_mistakes_on_the_command_line_end_with_their_code_and_write_nothing(tmp_path, capsys, monkeypatch, arguments, code, words):
+def test_mistakes_on_the_command_line_end_with_their_code_and_write_nothing(
+    tmp_path, capsys, monkeypatch, arguments, code, words
+):
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == code
     captured = capsys.readouterr()

@@ -437,3 +437,27 @@ def test_a_reaction_is_stepped_with_the_diffusion():
         logistic = 1 / (1 + 9 * np.exp(-2.0))
         np.testing.assert_allclose(run.final, logistic, rtol=1e-4)
         assert run.balance < 1e-9
+
+
+def test_auto_leaps_to_a_single_frame_within_the_tolerance_and_by_few_solves():
+    rng = np.random.default_rng(7)
+    grid = ds.Grid((64, 64), (1.0, 1.0))
+    two = np.where(rng.random(grid.shape) < 0.5, 12.0, 3.0)
+    cold = {"x": ds.Dirichlet(0.0), "y": ds.Dirichlet(0.0)}
+    starts = {
+        "source": (ds.Problem(grid, two, source=1.0, boundary=cold), 0.0),
+        "noise": (ds.Problem(grid, two, boundary=cold), rng.random(grid.shape)),
+        "closed": (ds.Problem(grid, two), rng.random(grid.shape)),
+    }
+    for problem, start in starts.values():
+        exact = ds.simulate(problem, start, until=0.005, scheme="krylov", save="final").final
+        for tol in (1e-4, 1e-6):
+            run = ds.simulate(problem, start, until=0.005, tol=tol, save="final")
+            assert run.scheme == "krylov"
+            span = max(np.ptp(exact), np.ptp(np.broadcast_to(start, grid.shape)))
+            assert np.sqrt(np.mean((run.final - exact) ** 2)) < 0.3 * tol * span
+            assert run.balance < 1e-14  # what a short Krylov space loses of the content is put back
+            assert run.stats["solves"] <= 2 + 3 * np.log10(10 / tol)
+    assert ds.simulate(*starts["source"], until=0.005).scheme != "krylov"  # one space per saved frame does not pay
+    looked_at = ds.simulate(*starts["source"], until=0.005, save="final", probes={"middle": (0.5, 0.5)})
+    assert looked_at.scheme != "krylov"

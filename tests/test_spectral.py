@@ -21,10 +21,14 @@ SIDES = {
 
 def box(shape, kinds, loss=0.0, capacity=1.7):
     lengths = tuple(0.5 + 0.4 * a for a in range(len(shape)))
-    sides = {f"{axis}{end}": SIDES[kind][k] for axis, kind in zip("xyz", kinds, strict=False) for k, end in enumerate("-+")}
+    sides = {
+        f"{axis}{end}": SIDES[kind][k] for axis, kind in zip("xyz", kinds, strict=False) for k, end in enumerate("-+")
+    }
     diffusivity = ds.PerAxis(*(1.0 + 0.3 * a for a in range(len(shape)))) if len(shape) > 1 else 1.3
     return discretize(
-        ds.Problem(ds.Grid(shape=shape, lengths=lengths), diffusivity=diffusivity, capacity=capacity, loss=loss, boundary=sides)
+        ds.Problem(
+            ds.Grid(shape=shape, lengths=lengths), diffusivity=diffusivity, capacity=capacity, loss=loss, boundary=sides
+        )
     )
 
 

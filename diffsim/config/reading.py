@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..grid import Grid
     from ..problem import Problem
 
+
 @dataclass(frozen=True)
 class Configuration:
     """A checked configuration. `given` is the merged table, `origin` says which keys came from the command line."""

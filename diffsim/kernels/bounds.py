@@ -83,7 +83,11 @@ def dual_energies(
             flow = work = power = spread = missed = 0.0
             for k in range(n2):
                 c = z[i, j, k]
-                across0, across1, across2 = weights1[j] * weights2[k], weights0[i] * weights2[k], weights0[i] * weights1[j]
+                across0, across1, across2 = (
+                    weights1[j] * weights2[k],
+                    weights0[i] * weights2[k],
+                    weights0[i] * weights1[j],
+                )
                 wall = shift * weights0[i] * across0 + walls0[i] * across0 + walls1[j] * across1 + walls2[k] * across2
                 q = wall * c
                 out = q
@@ -149,7 +153,11 @@ def extremes(
         for j in range(n1):
             least, most, extra = np.inf, 0.0, 0.0
             for k in range(n2):
-                across0, across1, across2 = weights1[j] * weights2[k], weights0[i] * weights2[k], weights0[i] * weights1[j]
+                across0, across1, across2 = (
+                    weights1[j] * weights2[k],
+                    weights0[i] * weights2[k],
+                    weights0[i] * weights1[j],
+                )
                 wall = shift * weights0[i] * across0 + walls0[i] * across0 + walls1[j] * across1 + walls2[k] * across2
                 if wall > 0.0:
                     ratio = diagonal[i, j, k] / wall

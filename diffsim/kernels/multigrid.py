@@ -632,7 +632,18 @@ def down_rows(lo, hi, level, table, arena, numbers, source, target, sums):
             x, y = np.uint64(own * size + 1), np.uint64((own + 3) * size + 1)
             b = np.uint64((own - 3) * size + 1)
             relax_row(
-                second, level, i, table, arena, rows, np.uint64(up * size + 1), x, np.uint64(down * size + 1), rows, b, y
+                second,
+                level,
+                i,
+                table,
+                arena,
+                rows,
+                np.uint64(up * size + 1),
+                x,
+                np.uint64(down * size + 1),
+                rows,
+                b,
+                y,
             )
             seam(rows, y, n)
             if 2 * lo <= t1 < last:
@@ -687,7 +698,18 @@ def up_rows(lo, hi, level, table, arena, numbers, source, sums):
             up, own, down = (t2 + 2) % 3 + 3, t2 % 3 + 3, (t2 + 1) % 3 + 3
             y, z, b = np.uint64(own * size + 1), np.uint64(6 * size + 1), np.uint64(source + t2 * n2)
             relax_row(
-                first, level, t2, table, arena, rows, np.uint64(up * size + 1), y, np.uint64(down * size + 1), arena, b, z
+                first,
+                level,
+                t2,
+                table,
+                arena,
+                rows,
+                np.uint64(up * size + 1),
+                y,
+                np.uint64(down * size + 1),
+                arena,
+                b,
+                z,
             )
             kept = np.uint64(table[level, Y] + t2 * n2)
             for k in range(n):
@@ -728,7 +750,18 @@ def turn_rows(lo, hi, table, arena, numbers, source, target, sums, x, stretch):
             up, own, down = (t1 + 2) % 3, t1 % 3, (t1 + 1) % 3
             p, q = np.uint64(own * size + 1), np.uint64(3 * size + 1)
             relax_row(
-                nothing, START, t1, table, arena, rows, np.uint64(up * size + 1), p, np.uint64(down * size + 1), rows, zeros, q
+                nothing,
+                START,
+                t1,
+                table,
+                arena,
+                rows,
+                np.uint64(up * size + 1),
+                p,
+                np.uint64(down * size + 1),
+                rows,
+                zeros,
+                q,
             )
             kept = np.uint64(table[0, Q] + t1 * n2)
             for k in range(n):
@@ -744,7 +777,13 @@ def true_rest_rows(lo, hi, g1, g2, w, b, x, scale, arena, target, sums):
     """
     n1, n2 = x.shape[1], x.shape[2]
     n = np.uint64(n2)
-    u, loss, rhs, south, east = x.reshape(x.size), w.reshape(w.size), b.reshape(b.size), g1.reshape(g1.size), g2.reshape(g2.size)
+    u, loss, rhs, south, east = (
+        x.reshape(x.size),
+        w.reshape(w.size),
+        b.reshape(b.size),
+        g1.reshape(g1.size),
+        g2.reshape(g2.size),
+    )
     rows, lanes = np.empty(2 * n2 + 4), np.empty(32)
     rest, magnitude = np.uint64(0), n
     row = np.empty(n2 + 2)
@@ -764,7 +803,9 @@ def true_rest_rows(lo, hi, g1, g2, w, b, x, scale, arena, target, sums):
         for k in range(n):
             c = abs(row[own + k])
             size = south[at + k] * (abs(u[up + k]) + c) + south[at + n + k] * (abs(u[down + k]) + c)
-            size += east[left + k] * (abs(row[own + k - ONE]) + c) + east[left + k + ONE] * (abs(row[own + k + ONE]) + c)
+            size += east[left + k] * (abs(row[own + k - ONE]) + c) + east[left + k + ONE] * (
+                abs(row[own + k + ONE]) + c
+            )
             rows[magnitude + k] = abs(rhs[at + k]) + loss[at + k] * c + size
         sums[i, 0] = lane_dot(rows, rest, rows, rest, n, lanes)
         sums[i, 1] = lane_dot(rows, magnitude, rows, magnitude, n, lanes)
@@ -1156,7 +1197,12 @@ def box_weights(e, s, se, sw, w, five, m1, m2, weights):
     for ci in range(1, m1 + 2):
         for ck in range(1, m2 + 2):
             i, k = 2 * ci - 2 + HALO, 2 * ck - 2 + HALO
-            north, south, west, east = positive(s[i - 1, k]), positive(s[i, k]), positive(e[i, k - 1]), positive(e[i, k])
+            north, south, west, east = (
+                positive(s[i - 1, k]),
+                positive(s[i, k]),
+                positive(e[i, k - 1]),
+                positive(e[i, k]),
+            )
             a, b, c, d = 0.0, 0.0, 0.0, 0.0  # the four corners
             if not five:
                 a, b = positive(se[i - 1, k - 1]), positive(sw[i - 1, k + 1])

@@ -108,6 +108,9 @@ class Stepper:
     def accept(self) -> None:
         """The last trial was taken: schemes with memory remember it."""
 
+    def aim(self, tol: float) -> None:
+        """The error per interval that is asked for, relative to the change of the state; schemes that iterate may stop there."""
+
     def forget(self) -> None:
         """Schemes with memory start afresh."""
 

@@ -383,8 +383,8 @@ NOISY_GENERATOR = Claim(
         f"exact conditional distribution is known in closed form. Generator: two hidden layers of {WIDTH}; {LATENT} noise "
         f"inputs; {UPDATES['full']} updates of Adam on fresh batches of {BATCH}, step size from {STEP_SIZES['full']} by the energy "
         f"score on other readings; 5 seeds, {ASKED} readings with {SAMPLES} samples each. The adversary is a network of the same "
-        "size, one update for each of the generator's. After a trial with one seed, in which the adversary gave twice the true spread, "
-        "and before these runs, an upper limit was set to what counts as kept."
+        "size, one update for each of the generator's. After a trial with one seed, in which the adversary gave twice the true "
+        "spread, and before these runs, an upper limit was set to what counts as kept."
     ),
     why=(
         "A function of the reading alone gives one field per reading: whatever the loss, its conditional spread is zero. Noise "
