@@ -66,7 +66,7 @@ FAULTS = [
     Fault("index: stage times of the recurrence one late", "diffsim/steppers/explicit.py",
           "t + row.c[:last] * dt", "t + row.c[1 : last + 1] * dt", "tests/verification/test_order_in_time.py"),
     Fault("factor: phi_1 at the wrong time", "diffsim/steppers/exponential.py",
-          "return Trial(u + dt * one, gain, None)", "return Trial(u + 0.5 * dt * one, gain, None)", SIMULATE),
+          "self.settled(dt * one, gain), gain, None)", "self.settled(0.5 * dt * one, gain), gain, None)", SIMULATE),
     Fault("missing: content lost by an unfinished solve", "diffsim/steppers/solver.py",
           "x = solution.x + lack / float(centre.sum())", "x = solution.x * (1 + 1e-11)", SIMULATE),
     Fault("sign: two-step weights", "diffsim/schemes.py",
