@@ -406,6 +406,8 @@ def study(
         emit({"profile": profile, "claims": [_claim_facts(claim, found.get(claim.name)) for claim in shown]})
     elif chosen:
         say(table([(c.number, c.name, found[c.name].verdict, found[c.name].because) for c in shown], _CLAIM_HEAD))
+        if profile == "quick" and not quiet:
+            note(the_study.QUICK_CAVEAT)
     else:
         rows = [(c.number, c.name, found[c.name].verdict if c.name in found else "-", c.says) for c in shown]
         say(table(rows, ("", "name", "verdict", "what is said")))

@@ -396,3 +396,10 @@ def test_both_halves_of_the_parallel_lose_the_modes_that_their_limit_says(monkey
     assert lost["gradient descent"] == 1 + np.sum(parallel.BEYOND * curvature / curvature[-1] > 1)
     assert lost["heavy ball, β = 0.5"] == lost["drag 1"] == 1
     assert (tmp_path / "parallel.png").stat().st_size > 10_000
+
+
+def test_pages_of_the_quick_profile_say_how_little_they_show():
+    claim = next(iter(study.CLAIMS.values()))
+    finding = claim.judge(study.stored(claim, HOME, "full"))
+    assert study.QUICK_CAVEAT in study.page(claim, finding, None, "quick")
+    assert study.QUICK_CAVEAT not in study.page(claim, finding, None)

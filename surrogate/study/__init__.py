@@ -13,13 +13,14 @@ from difflib import get_close_matches
 from diffsim.errors import ProblemError
 
 from .claim import PROFILES, VERDICTS, Case, Check, Claim, Finding, Records
-from .reporting import draw, findings, page, write, write_index, write_pages, write_report
+from .reporting import QUICK_CAVEAT, draw, findings, page, write, write_index, write_pages, write_report
 from .running import complete, run, stored
 from .table import CLAIMS
 
 __all__ = [
     "CLAIMS",
     "PROFILES",
+    "QUICK_CAVEAT",
     "VERDICTS",
     "Case",
     "Check",

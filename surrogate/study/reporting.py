@@ -9,6 +9,10 @@ from .claim import Claim, Finding
 from .running import complete, stored
 
 VERDICTS_FILE = "verdicts.json"
+QUICK_CAVEAT = (
+    "Quick profile: few seeds and small sizes exercise the experiment and settle what theory gives. Here a verdict such as "
+    "'refuted' may only mean that so few runs show no effect; verdicts to quote are those of the full profile."
+)
 
 
 def findings(claims: Iterable[Claim], out, profile: str) -> dict[str, Finding]:
@@ -16,13 +20,14 @@ def findings(claims: Iterable[Claim], out, profile: str) -> dict[str, Finding]:
     return {claim.name: claim.judge(stored(claim, out, profile)) for claim in claims if complete(claim, out, profile)}
 
 
-def page(claim: Claim, finding: Finding, figure: str | None) -> str:
+def page(claim: Claim, finding: Finding, figure: str | None, profile: str = "full") -> str:
     """One claim as Markdown."""
     lines = [
         f"# {claim.number}. {claim.says}",
         "",
         f"**{finding.verdict.capitalize()}.** {finding.because}",
         "",
+        *([f"*{QUICK_CAVEAT}*", ""] if profile == "quick" else []),
         f"*Tested:* {claim.hypothesis}",
         "",
         f"*Settings:* {claim.settings}",
@@ -74,7 +79,7 @@ def write_pages(claims: Iterable[Claim], out, profile: str, figures: bool = True
         picture = f"images/{claim.label}.png"
         if figures:
             draw(claim, folder, profile, folder / "claims" / picture)
-        store.write_text(folder / "claims" / f"{claim.label}.md", page(claim, found[claim.name], picture))
+        store.write_text(folder / "claims" / f"{claim.label}.md", page(claim, found[claim.name], picture, profile))
     return found
 
 
@@ -95,6 +100,8 @@ def write_report(claims: Iterable[Claim], out, profile: str, path) -> None:
     lead = (
         f"{len(found)} of {len(claims)} claims measured, profile {profile}. Every verdict is computed from the records."
     )
+    if profile == "quick":
+        lead += f" {QUICK_CAVEAT}"
     report = Report("The study: what is said about diffusion and training", lead)
     summary = report.section("Verdicts")
     summary.table(
