@@ -94,7 +94,7 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
     resources.require_memory(least, what, problem.grid.shape)
 
     from .schemes import scheme_of
-    from .simulate import DEFAULT_TOL, choose, largest_good_step
+    from .simulate import DEFAULT_TOL, choose, frame_times, largest_good_step, leaps
     from .stability import allowed_step, check_step, mesh_fourier
     from .steppers import System
 
@@ -105,8 +105,9 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
     system = System(problem, problem.grid.field("initial", state(problem, initial), where=problem.active), begin)
     operator = system.first
     if settings["scheme"] == "auto":
-        looked_at = settings.get("stop") is not None or settings.get("probes")
-        scheme = choose(system, duration, settings["tol"] or DEFAULT_TOL, math.inf if looked_at else max(1, frames - 1))
+        watched = settings.get("stop") is not None or bool(settings.get("probes"))
+        times = frame_times(settings["save"], begin, settings["until"])
+        scheme = choose(system, duration, settings["tol"] or DEFAULT_TOL, leaps(times, begin, watched))
     else:
         scheme = scheme_of(settings["scheme"])
     method = scheme.name if scheme.family == "exponential" else scheme.family

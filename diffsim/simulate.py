@@ -173,7 +173,7 @@ def simulate(
     if until < begin:
         raise ProblemError(f"until = {until:g} lies before the start at t = {begin:g}; give a later time.")
     _require_memory(problem, save)
-    times = _frame_times(save, begin, until)
+    times = frame_times(save, begin, until)
     field0 = _initial_field(problem, initial)
     tol = None if tol is None else number("tol", tol, above=0.0)
     step = None if isinstance(dt, str) and dt == "auto" else number("dt", dt, above=0.0)
@@ -181,8 +181,12 @@ def simulate(
     noise = number("noise", noise, least=0.0)
     system = System(problem, field0, begin, noise, seed)
     operator = system.first
-    intervals = len(times) - (times[0] == begin) if stop is None and not probes else math.inf
-    chosen = choose(system, until - begin, tol or DEFAULT_TOL, intervals) if scheme == "auto" else scheme_of(scheme)
+    watched = stop is not None or bool(probes)
+    chosen = (
+        choose(system, until - begin, tol or DEFAULT_TOL, leaps(times, begin, watched))
+        if scheme == "auto"
+        else scheme_of(scheme)
+    )
     if noise and (tol is not None or chosen.family in ("exponential", "multistep")):
         raise ProblemError(
             f"noise is stepped with a fixed dt by a one-step scheme; scheme = {chosen.name!r}, tol = {tol} do not fit. "
@@ -244,7 +248,7 @@ def simulate(
 def choose(system: System, duration: float, tol: float, intervals: float = math.inf) -> Scheme:
     """The scheme behind "auto": deterministic, by counted work of a fixed model.
 
-    `intervals`: how many times a Krylov space would be built, once per saved frame; inf where the run is looked at in between.
+    `intervals`: see `leaps`.
     """
     operator = system.first
     if system.shaken:
@@ -269,6 +273,12 @@ def choose(system: System, duration: float, tol: float, intervals: float = math.
         if intervals * solves * SOLVE_WORK < steps * min(stages, filtered):
             return SCHEMES["krylov"]
     return explicit if stages <= filtered else implicit
+
+
+def leaps(times: np.ndarray, begin: float, watched: bool) -> float:
+    """How many times an exponential would be formed: once per saved frame after the start; inf where the run is looked at
+    in between."""
+    return math.inf if watched else len(times) - int(times[0] == begin)
 
 
 def _radius(operator: Operator) -> float:
@@ -312,7 +322,8 @@ def largest_good_step(operator: Operator, scheme: Scheme) -> float:
     return min(limit, positive) if positive > 0 else limit
 
 
-def _frame_times(save, begin: float, until: float) -> np.ndarray:
+def frame_times(save, begin: float, until: float) -> np.ndarray:
+    """The times of the frames that `save` asks for, (n,); see `simulate`."""
     if isinstance(save, str):
         if save != "final":
             raise ProblemError(f"save = {save!r} is unknown; give a number of frames, an array of times, or 'final'.")
