@@ -31,7 +31,7 @@ from diffsim.errors import DiffsimError, ProblemError
 from diffsim.schemes import Scheme, scheme_of, within
 from diffsim.steppers import Counts, ShiftedSolver
 from diffsim.tuning.modes import Powers
-from diffsim.tuning.sweeping import OUTCOMES, SweptCase, Theory
+from diffsim.tuning.sweeping import OUTCOMES, SweptCase, Theory, fewest
 
 from .training import _threads
 
@@ -43,7 +43,6 @@ _SLOW = 3  # the slowest rate and the bins next to it
 _TINY, _BLOWN = 1e-30, 1e12
 _CANDIDATES = 40  # step sizes among which the cheapest run is looked for
 _MARGINS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
-_MOST_STEPS = 10**9
 
 
 # --- what is known of a problem ---------------------------------------------------------------------------------------
@@ -191,16 +190,7 @@ class _Damping:
             faster = 1.0 - float(parts[:_SLOW].sum()) / max(far, _TINY)
             return far * math.exp(2 * margin * max(faster, 0.1)) <= level**2
 
-        high = 1
-        while not within_level(high):
-            high *= 2
-            if high > _MOST_STEPS:
-                return math.inf
-        low = high // 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if within_level(middle) else (middle, high)
-        return float(high)
+        return fewest(within_level)
 
 
 def step_sizes(facts: Facts, scheme: Scheme, tol: float, count: int = _CANDIDATES) -> np.ndarray:

@@ -28,6 +28,20 @@ _MOST_STEPS = 10**9  # a run that has not settled by then counts as one that doe
 _MOST_MARCHED = 10**6  # the same, where every step has to be taken
 
 
+def fewest(settled: Callable[[int], bool]) -> float:
+    """The least number of steps that is settled, by doubling and bisection; inf beyond `_MOST_STEPS`."""
+    high = 1
+    while not settled(high):
+        high *= 2
+        if high > _MOST_STEPS:
+            return math.inf
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if settled(middle) else (middle, high)
+    return float(high)
+
+
 @dataclass(frozen=True, eq=False)
 class Theory:
     """What is known without a run, per diffusivity: arrays of shape (n_diff,).
@@ -318,16 +332,7 @@ class SweptCase:
         def settled(n: int) -> bool:
             return float(np.linalg.norm(made(n) * parts)) <= level
 
-        high = 1
-        while not settled(high):
-            high *= 2
-            if high > _MOST_STEPS:
-                return math.inf
-        low = high // 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if settled(middle) else (middle, high)
-        return float(high)
+        return fewest(settled)
 
     def _least_marched(self, dt: float) -> float:
         if not within(dt, self.dt_limit):
