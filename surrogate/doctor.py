@@ -114,9 +114,7 @@ def adopt(source, source_term: float = 1.0, most: int = 2000) -> tuple[Dataset, 
         As `examine`; and where the labels do not vanish at the sides, so that nothing is known about these.
     """
     pairs = _pairs(source, most)
-    dropped = sorted({i for check in (_finite, _sign) for f in [check(pairs)] if f.level == "BAD" for i in f.items})
-    kept = np.setdiff1d(np.arange(len(pairs.u)), dropped)
-    a, u = pairs.a[kept], pairs.u[kept]
+    a, u, dropped = _sound(pairs)
     alignment = grid_alignment(u)
     if any(_place(d) is None for ends in alignment for d in ends):
         raise ProblemError(
@@ -133,7 +131,7 @@ def adopt(source, source_term: float = 1.0, most: int = 2000) -> tuple[Dataset, 
     labels[(slice(None), *_kept(alignment))] = u
     if problems[0].fixed is not None:
         labels[:, problems[0].fixed[0]] = 0.0
-    return Dataset.from_arrays(problems, labels), tuple(dropped)
+    return Dataset.from_arrays(problems, labels), dropped
 
 
 def sampled_phases(source, most: int = 2000) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
@@ -147,9 +145,7 @@ def sampled_phases(source, most: int = 2000) -> tuple[np.ndarray, np.ndarray, tu
         As `adopt`; and where the coefficients take more than two values, or the samples are not a square.
     """
     pairs = _pairs(source, most)
-    dropped = {i for check in (_finite, _sign) for f in [check(pairs)] if f.level == "BAD" for i in f.items}
-    kept = np.setdiff1d(np.arange(len(pairs.u)), sorted(dropped))
-    a, u = pairs.a[kept], pairs.u[kept]
+    a, u, _ = _sound(pairs)
     alignment = grid_alignment(u)
     found = phase_values(a, u, alignment)
     low = _place(alignment[0][0])
@@ -158,6 +154,13 @@ def sampled_phases(source, most: int = 2000) -> tuple[np.ndarray, np.ndarray, tu
     first, second = sorted(found)
     spacing = _spacings(a.shape[1:], [tuple(_place(d) for d in ends) for ends in alignment])[0]
     return a == second, (np.arange(a.shape[1]) + low) * spacing, (found[first][0], found[second][0])
+
+
+def _sound(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """(a, u, numbers left out): the pairs that are finite and obey the maximum principle."""
+    dropped = sorted({i for check in (_finite, _sign) for f in [check(pairs)] if f.level == "BAD" for i in f.items})
+    kept = np.setdiff1d(np.arange(len(pairs.u)), dropped)
+    return pairs.a[kept], pairs.u[kept], tuple(dropped)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------

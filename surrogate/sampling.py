@@ -25,6 +25,15 @@ SIDES = ("zero", "values", "mixed")
 _STREAMS = ("medium", "source", "sides", "start", "noise")
 
 
+def amplitudes(tau: float, alpha: float, ndim: int, modes: int) -> np.ndarray:
+    """Standard deviations of the cosine modes of a Gaussian field, (modes,) * ndim: no mean, and mean variance one."""
+    k = np.arange(modes)
+    square = sum(np.meshgrid(*[k**2] * ndim, indexing="ij", sparse=True))
+    made = tau ** (alpha - 1) * (math.pi**2 * square + tau**2) ** (-alpha / 2)
+    made[(0,) * ndim] = 0.0
+    return made / math.sqrt(float((made**2).sum()))
+
+
 @dataclass(frozen=True)
 class Spec:
     """What a dataset draws. Every field is part of its identity.
@@ -224,11 +233,7 @@ class Spec:
     def _gaussian(self, rng, grid: Grid, tau: float, modes: int | None = None) -> np.ndarray:
         """A Gaussian field of zero mean and unit mean variance at the cell centres, from cosine modes."""
         modes = modes or (self.modes if self.ndim < 3 else min(self.modes, 24))
-        k = np.arange(modes)
-        square = sum(np.meshgrid(*[k**2] * self.ndim, indexing="ij", sparse=True))
-        coefficients = tau ** (self.alpha - 1) * (math.pi**2 * square + tau**2) ** (-self.alpha / 2)
-        coefficients[(0,) * self.ndim] = 0.0
-        coefficients /= math.sqrt(float((coefficients**2).sum()))
+        coefficients = amplitudes(tau, self.alpha, self.ndim, modes)
         field = coefficients * rng.standard_normal(coefficients.shape)
         for axis in range(grid.ndim):
             field = np.moveaxis(np.tensordot(_cosines(grid, axis, modes), field, axes=(1, axis)), 0, axis)

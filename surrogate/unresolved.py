@@ -12,6 +12,8 @@ import numpy as np
 
 from diffsim.errors import ProblemError
 
+from .sampling import amplitudes
+
 LAGS = 4  # of the correlation that `fitted` matches
 
 
@@ -26,10 +28,7 @@ class Prior:
 
     def amplitudes(self) -> np.ndarray:
         """(modes, modes)."""
-        k = np.arange(self.modes)
-        a = (np.pi**2 * (k[:, None] ** 2 + k**2) + self.tau**2) ** (-self.alpha / 2)
-        a[0, 0] = 0.0
-        return a / np.sqrt((a**2).sum())
+        return amplitudes(self.tau, self.alpha, 2, self.modes)
 
     def basis(self, places: np.ndarray) -> np.ndarray:
         """Orthonormal cosines at places in [0, 1], (n, modes)."""
@@ -113,11 +112,11 @@ def drawn(
             above = -ndtri(np.maximum(rng.random(len(g)), 1e-16) * np.maximum(ndtr(-a), 1e-300))
             g[:, i] = mean + signs[:, i] * spread[i] * np.maximum(above, a)
     fine = (np.arange(resolution) + 0.5) / resolution
-    p, q, amplitudes = prior.basis(places), prior.basis(fine), prior.amplitudes()
+    p, q, spread_of_modes = prior.basis(places), prior.basis(fine), prior.amplitudes()
     kriging = prior.covariance(fine, places) @ precision
     made = np.empty((len(g), resolution, resolution), dtype=bool)
     for k, at_places in enumerate(g):
-        modes = rng.standard_normal(amplitudes.shape) * amplitudes
+        modes = rng.standard_normal(spread_of_modes.shape) * spread_of_modes
         correction = kriging @ (at_places - (p @ modes @ p.T).ravel())
         made[k] = q @ modes @ q.T + correction.reshape(resolution, resolution) >= 0
     return made.reshape(items, count, resolution, resolution)
