@@ -408,9 +408,22 @@ def _refine(file: Path, overrides: list[str] | None, json: bool) -> None:
         raise typer.Exit(6)
 
 
+def _hand_over(package: str, *words: str) -> int:
+    """Run the command of a package that this one does not import; its exit code."""
+    import subprocess
+    import sys
+
+    return subprocess.run([sys.executable, "-m", package, *words], check=False).returncode
+
+
 @app.command()
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN.h5 | PROBLEM.toml", help="A saved run, or a problem to refine.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN.h5 | PROBLEM.toml | DATASET", help="A saved run, a problem to refine, or a folder of data."
+        ),
+    ],
     file: Annotated[
         Path | None, typer.Argument(metavar="[PROBLEM.toml]", help="Its problem: then steps are redone.")
     ] = None,
@@ -421,8 +434,10 @@ def verify(
     """Check a saved run: every byte, its frames, its balance, and with its problem also the physics.
 
     With a problem alone: refine it in space (and time, where it has a run.until), and print observed orders and the
-    estimated error of its results.
+    estimated error of its results. Of a dataset's folder, what `surrogate verify` checks.
     """
+    if run.is_dir():
+        raise typer.Exit(_hand_over("surrogate", "verify", str(run), *(["--json"] if json else [])))
     if run.suffix.lower() == ".toml":
         _refine(run, overrides, json)
         return

@@ -505,3 +505,19 @@ def test_thread_counts_are_set_before_and_after_imports(monkeypatch):
     assert done.stdout.splitlines() == ["2", "1", "[('numba', 1), ('torch', 1), ('BLAS', 1)]"]
     with pytest.raises(ds.ProblemError, match="threads"):
         threads.configure_threads(0)
+
+
+def test_verify_hands_a_dataset_to_the_command_that_knows_it(tmp_path):
+    import surrogate as sg
+
+    def verify(*words) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "diffsim", "verify", str(tmp_path / "data"), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    sg.generate("darcy", tmp_path / "data", count=2, resolution=8)
+    good = verify("--json")
+    assert good.returncode == 0 and json.loads(good.stdout)["ok"] is True
+    shard = next((tmp_path / "data" / "shards").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    bad = verify()
+    assert bad.returncode == 4 and shard.name in bad.stderr + bad.stdout
