@@ -29,26 +29,38 @@ def number(name: str, value, *, least: float = -math.inf, above: float = -math.i
 
 
 def array(
-    name: str, value, shape: tuple[int, ...], *, least: float = -math.inf, above: float = -math.inf, where=None
+    name: str,
+    value,
+    shape: tuple[int, ...],
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    where=None,
+    out=None,
 ) -> np.ndarray:
-    """`value` as a read-only float64 array of `shape`; entries outside the mask `where` may be anything and become 0."""
+    """`value` as a read-only float64 array of `shape`, or written to `out`; entries outside the mask `where` may be anything
+    and become 0."""
     raw = np.asarray(value)
     if raw.dtype.kind not in "fiu":
         raise ProblemError(f"{name} has dtype {raw.dtype}; give real numbers (float or int), not {_short(value)}.")
     if raw.shape != tuple(shape):
         hint = " The axes look swapped: axis 0 is x." if raw.shape == tuple(shape)[::-1] and raw.ndim > 1 else ""
         raise ProblemError(f"{name} has shape {raw.shape}, but {tuple(shape)} is needed.{hint}")
-    result = np.array(raw, dtype=np.float64, order="C")
+    result = np.empty(shape) if out is None else out
+    result[...] = raw
     if where is not None:
         result[~where] = 0.0
-    inside = result if where is None else result[where]
-    if inside.size and not np.isfinite(inside).all():
-        bad = int(np.count_nonzero(~np.isfinite(inside)))
+    # the ends say it all: NaN is both the least and the largest of numbers that hold one
+    if result.size and not (math.isfinite(result.min()) and math.isfinite(result.max())):
+        bad = int(np.count_nonzero(~np.isfinite(result)))
         raise ProblemError(f"{name} holds {bad} values that are NaN or infinite; every value must be finite.")
-    if inside.size and (inside.min() < least or not inside.min() > above):
-        bound = f">= {least:g}" if inside.min() < least else f"> {above:g}"
-        raise ProblemError(f"{name} has a smallest value of {inside.min():g}, but every value must be {bound}.")
-    result.flags.writeable = False
+    if max(least, above) > -math.inf:
+        low = float(result.min(initial=math.inf, where=True if where is None else where))
+        if low < least or not low > above:
+            bound = f">= {least:g}" if low < least else f"> {above:g}"
+            raise ProblemError(f"{name} has a smallest value of {low:g}, but every value must be {bound}.")
+    if out is None:
+        result.flags.writeable = False
     return result
 
 

@@ -52,19 +52,19 @@ class Term:
     """``weight * data(t)`` added to the forcing of `cells`; `places` picks from array data (None: the data is
     padded like F)."""
 
-    cells: Any  # flat indices, or slice(None)
+    cells: Any  # flat indices; or slice(None), and the weight has the shape of F
     weight: np.ndarray
     data: Data
     places: np.ndarray | None
 
     def add(self, t: float, out: np.ndarray) -> None:
+        """Add it to a padded F."""
         value = self.data(t)
-        if np.ndim(value):
-            value = np.ravel(value) if self.places is None else np.ravel(value)[self.places]
         if isinstance(self.cells, slice):
-            out += self.weight * value
+            out += self.weight * (np.reshape(value, out.shape) if np.ndim(value) else value)
         else:
-            np.add.at(out, self.cells, self.weight * value)
+            value = np.ravel(value)[self.places] if np.ndim(value) else value
+            np.add.at(out.reshape(-1), self.cells, self.weight * value)
 
 
 class Forcing:
@@ -73,11 +73,10 @@ class Forcing:
     def __init__(self, shape: tuple[int, int, int], terms: list[Term]):
         self.shape = shape
         self._moving = [term for term in terms if not term.data.constant]
-        base = np.zeros(math.prod(shape))
+        self.base = np.zeros(shape)
         for term in terms:
             if term.data.constant and not (term.data.scalar and term.data.steady == 0.0):
-                term.add(0.0, base)
-        self.base = base.reshape(shape)
+                term.add(0.0, self.base)
 
     @property
     def constant(self) -> bool:
@@ -89,7 +88,7 @@ class Forcing:
             return self.base
         out = self.base.copy()
         for term in self._moving:
-            term.add(t, out.reshape(-1))
+            term.add(t, out)
         return out
 
     @cached_property
@@ -100,14 +99,13 @@ class Forcing:
     @cached_property
     def patterns(self) -> np.ndarray:
         """(p, *shape) patterns of a separable forcing."""
-        patterns = np.zeros((len(self._moving), math.prod(self.shape)))
+        patterns = np.zeros((len(self._moving), *self.shape))
         for pattern, term in zip(patterns, self._moving, strict=True):
-            pattern[term.cells] = 0.0
             if isinstance(term.cells, slice):
-                pattern += term.weight
+                pattern[...] = term.weight
             else:
-                np.add.at(pattern, term.cells, term.weight)
-        return patterns.reshape(-1, *self.shape)
+                np.add.at(pattern.reshape(-1), term.cells, term.weight)
+        return patterns
 
     def table(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(base, patterns (p, *shape), amplitudes (len(times), p)) with F(t_k) = base + sum_p amplitudes[k,

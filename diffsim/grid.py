@@ -153,9 +153,14 @@ class Grid:
             return 4 / 3 * math.pi * (hi - lo) * (hi * hi + hi * lo + lo * lo)
         return self.widths[axis]
 
-    @cached_property
+    @property
     def volumes(self) -> np.ndarray:
         """Cell volumes, shape `shape` (a broadcast view, read-only)."""
+        return np.broadcast_to(self.volume_factors, self.shape)
+
+    @cached_property
+    def volume_factors(self) -> np.ndarray:
+        """Cell volumes, of length 1 along the axes on which they do not depend."""
         product = np.ones((1,) * self.ndim)
         for axis in range(self.ndim):
             if not (self.geometry == "cartesian" and self._uniform[axis]):
@@ -163,7 +168,7 @@ class Grid:
         for axis in range(self.ndim):
             if self.geometry == "cartesian" and self._uniform[axis]:
                 product = product * self.spacing[axis]
-        return np.broadcast_to(product, self.shape)
+        return product
 
     def face_areas(self, axis: int) -> np.ndarray:
         """Areas of the faces across `axis`, broadcastable to `shape` with n_a + 1 along `axis`; read-only."""
@@ -193,13 +198,15 @@ class Grid:
         axis = self.axes.index(side[0])
         return tuple(n for a, n in enumerate(self.shape) if a != axis)
 
-    def field(self, name: str, value, where=None) -> np.ndarray:
-        """A number, array or callable(x, y, ...) as a float64 array of `shape`."""
+    def field(self, name: str, value, where=None, out: np.ndarray | None = None) -> np.ndarray:
+        """A number, array or callable(x, y, ...) as a new float64 array of `shape`, or in `out`."""
+        field = np.empty(self.shape) if out is None else out
         if callable(value):
             value = evaluate(name, value, self.mesh(), self.shape, f"{name}({', '.join(self.axes)})")
         if np.ndim(value) == 0:
-            return np.full(self.shape, number(name, value))
-        return array(name, value, self.shape, where=where).copy()
+            field[...] = number(name, value)
+            return field
+        return array(name, value, self.shape, where=where, out=field)
 
     def locate(self, point) -> tuple[int, ...]:
         """Index of the cell that holds `point`; a `ProblemError` where it lies outside."""

@@ -6,6 +6,7 @@ docs/architecture.md states the conventions.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from .problem import OfGradient, OfState, OfTime, PerAxis, Problem, Tensor
 from .uniform import Uniform, UniformSide
 
 _SWEEPS = 40  # power iterations behind a bound of rho(A)
+_SLAB_CELLS = 1 << 15  # cells that are taken at once where a temporary array is needed: it stays in the cache
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,21 @@ class Operator:
 
     def enter(self, field: np.ndarray) -> np.ndarray:
         """A user's field as a padded state: a copy with 0 in cells that are not free."""
-        state = np.array(field, dtype=np.float64, order="C").reshape(self.shape)
+        return self.settle(np.array(field, dtype=np.float64, order="C"))
+
+    def settle(self, field: np.ndarray) -> np.ndarray:
+        """A C-contiguous field made a padded state where it is: 0 in cells that are not free."""
+        state = field.reshape(self.shape)
         if not self.all_free:
             state[~self.free] = 0.0
         return state
 
-    def leave(self, state: np.ndarray) -> np.ndarray:
-        """A padded state as a user's field: NaN in voids, held values in held cells. A copy."""
-        field = np.array(state).reshape(self.grid.shape)
+    def leave(self, state: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """A padded state as a user's field: NaN in voids, held values in held cells. A copy, in `out` where given;
+        `out` may be the place of the state itself."""
+        field = np.empty(self.grid.shape) if out is None else out
+        if field.ctypes.data != state.ctypes.data:
+            field[...] = state.reshape(self.grid.shape)
         if self.problem.active is not None:
             field[~self.problem.active] = np.nan
         if self.problem.fixed is not None:
@@ -87,6 +96,21 @@ class Operator:
         if self.problem.fixed is not None:
             free &= ~self.problem.fixed[0]
         return free.reshape(self.shape)
+
+    # --- sums
+    # -----------------------------------------------------------------------------------------------------
+
+    def slabs(self) -> Iterator[tuple[slice, ...]]:
+        """Indices of pieces that cover a padded field once, each small enough for temporaries of its size."""
+        axis = next((a for a, n in enumerate(self.shape[:2]) if n > 1), 2)
+        n = self.shape[axis]
+        thick = max(1, _SLAB_CELLS * n // math.prod(self.shape))
+        for first in range(0, n, thick):
+            yield (slice(None),) * axis + (slice(first, min(first + thick, n)),)
+
+    def total(self, terms: Callable[[tuple[slice, ...]], np.ndarray]) -> float:
+        """The sum over all cells of ``terms(slab)``, the numbers on a piece of a padded field."""
+        return math.fsum(float(terms(slab).sum()) for slab in self.slabs())
 
     # --- coefficients
     # ---------------------------------------------------------------------------------------------
@@ -136,8 +160,13 @@ class Operator:
         if isinstance(d, Tensor):
             return (d.xx, d.yy)[axis]
         if isinstance(d, OfGradient):
-            return self._checked(self._call(d.f, self._gradient_magnitude), "diffusivity(|grad u|)")
+            return self._of_gradient
         return d
+
+    @cached_property
+    def _of_gradient(self) -> np.ndarray:
+        """Cell values of D(|grad u|)."""
+        return self._checked(self._call(self._coefficient.f, self._gradient_magnitude), "diffusivity(|grad u|)")
 
     @cached_property
     def _cell_slopes(self) -> list[np.ndarray]:
@@ -199,20 +228,27 @@ class Operator:
         _slice(faces, axis, -1, None)[...] = last
         return faces
 
-    def _links(self, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(links, low, high): conductances of the inner faces across grid axis `axis` before voids and held
-        cells are cut out, (n + 1 faces, walls 0 unless periodic), and of the half cells to the low and high
-        walls."""
+    def _resistance(self, axis: int, start=None, stop=None) -> np.ndarray:
+        """Resistance per area of the half cells along grid axis `axis`, in the layers [start, stop) across it; inf where
+        D = 0, or so small that nothing passes."""
+        width = self.grid._along(axis, self.grid.widths[axis])
+        d = _slice(_spread(self._along(axis), self.grid.shape), axis, start, stop)
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.divide(0.5 * _slice(width, axis, start, stop), d, out=np.empty(d.shape))
+
+    def _to_wall(self, axis: int, end: str) -> np.ndarray:
+        """Conductances of the half cells from the outermost cells to the wall at the `end` of grid axis `axis`."""
+        start, stop = (0, 1) if end == "-" else (-1, None)
+        return _slice(self.grid.face_areas(axis), axis, start, stop) / self._resistance(axis, start, stop)
+
+    def _links(self, axis: int) -> np.ndarray:
+        """Conductances of the inner faces across grid axis `axis` before voids and held cells are cut out; n + 1 faces,
+        walls 0 unless periodic."""
         grid, coefficient = self.grid, self._coefficient
         n = grid.shape[axis]
         shape = [k + (a == axis) for a, k in enumerate(grid.shape)]
         area = _spread(grid.face_areas(axis), shape)
-        width = grid._along(axis, grid.widths[axis])
-        d = _spread(self._along(axis), grid.shape)
         links = np.zeros(shape)
-        with np.errstate(divide="ignore", over="ignore"):
-            # half cell, per area; inf where D = 0, or so small that nothing passes
-            resistance = 0.5 * width / d
         inner = _slice(links, axis, 1, -1)
         if isinstance(coefficient, OfGradient):
             at_faces = self._checked_faces(coefficient, axis)
@@ -220,23 +256,24 @@ class Operator:
             inner[...] = _slice(area * at_faces, axis, 1, -1) / gap
         elif isinstance(self.problem.diffusivity, OfState):
             gap = grid._along(axis, np.diff(grid.centers[axis]))
+            d = _spread(self._along(axis), grid.shape)
             inner[...] = _slice(area * self._to_faces(d, axis), axis, 1, -1) / gap
-        else:
-            series = _slice(resistance, axis, None, -1) + _slice(resistance, axis, 1, None)
+        else:  # two half cells in series
+            resistance = self._resistance(axis)
+            np.add(_slice(resistance, axis, None, -1), _slice(resistance, axis, 1, None), out=inner)
             for name, position, extra in self.problem.contacts:
                 if name == grid.axes[axis]:
                     face = int(np.argmin(np.abs(grid.edges[axis] - position)))
-                    _slice(series, axis, face - 1, face)[...] += np.expand_dims(
+                    _slice(inner, axis, face - 1, face)[...] += np.expand_dims(
                         np.broadcast_to(extra, grid.side_shape(f"{name}-")), axis
                     )
-            np.divide(_slice(area, axis, 1, -1), series, out=inner)
+            np.divide(_slice(area, axis, 1, -1), inner, out=inner)
         if self.periodic[self.lead + axis] and n > 1:
-            wrap = _slice(area, axis, 0, 1) / (_slice(resistance, axis, 0, 1) + _slice(resistance, axis, -1, None))
+            wrap = self._resistance(axis, 0, 1) + self._resistance(axis, -1)
+            np.divide(_slice(area, axis, 0, 1), wrap, out=wrap)
             _slice(links, axis, 0, 1)[...] = wrap
             _slice(links, axis, -1, None)[...] = wrap
-        low = _slice(area, axis, 0, 1) / _slice(resistance, axis, 0, 1)
-        high = _slice(area, axis, -1, None) / _slice(resistance, axis, -1, None)
-        return links, low, high
+        return links
 
     def _checked_faces(self, coefficient: OfGradient, axis: int) -> np.ndarray:
         values = self._call(coefficient.f, self._face_gradient_magnitude(axis))
@@ -247,78 +284,87 @@ class Operator:
         return values
 
     @cached_property
-    def _parts(self):
-        """(conductances, walls) with voids and held cells cut out of the graph."""
-        grid, problem = self.grid, self.problem
-        active = problem.active
-        conductances, walls = [np.zeros(self._face_shape(a)) for a in range(self.lead)], []
+    def conductances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Face conductances along each padded axis."""
+        padding = tuple(np.zeros(self._face_shape(a)) for a in range(self.lead))
+        return (*padding, *self._graph[0])  # type: ignore[return-value]
+
+    @property
+    def stencil(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`conductances` for the stepping kernels: where there is one plane, two planes of nothing stand for its faces."""
+        if self.lead == 0:
+            return self.conductances
+        padding = (np.zeros((2, 1, 1)), *(np.zeros(self._face_shape(a)) for a in range(1, self.lead)))
+        return (*padding, *self._graph[0])  # type: ignore[return-value]
+
+    @cached_property
+    def walls(self) -> list[Wall]:
+        """Faces to the outside: of the sides, towards voids, towards held cells. Sides alone need no conductances."""
+        grid, walls = self.grid, []
+        for axis, name in enumerate(grid.axes):
+            if not self.periodic[self.lead + axis]:
+                for end in "-+":
+                    cells = _layer(grid.shape, axis, 0 if end == "-" else grid.shape[axis] - 1)
+                    walls += self._side_walls(f"{name}{end}", axis, self._to_wall(axis, end), cells)
+        return walls if self.all_free else walls + self._graph[1]
+
+    @cached_property
+    def _graph(self) -> tuple[tuple[np.ndarray, ...], list[Wall]]:
+        """(conductances along each axis of the grid, walls inside the box), voids and held cells cut out."""
+        grid, conductances = self.grid, []
         void: list[tuple] = []
         held: list[tuple] = []
-        index = np.arange(grid.size).reshape(grid.shape)
-        free = self.free.reshape(grid.shape)
         for axis in range(grid.ndim):
-            links, low, high = self._links(axis)
+            links = self._links(axis)
             if isinstance(self._coefficient, Tensor):
-                links = tensor.loosened(links, grid, self._coefficient, axis, problem.boundary)
-            name, n = grid.axes[axis], grid.shape[axis]
+                links = tensor.loosened(links, grid, self._coefficient, axis, self.problem.boundary)
             if not self.all_free:
-                pairs = [(slice(0, n - 1), slice(1, n), slice(1, n))]
-                if self.periodic[self.lead + axis] and n > 1:
-                    pairs.append((slice(n - 1, n), slice(0, 1), slice(0, 1)))
-                area = np.broadcast_to(grid.face_areas(axis), links.shape)
-                width = np.broadcast_to(grid._along(axis, grid.widths[axis]), grid.shape)
-                d = np.broadcast_to(self._along(axis), grid.shape)
-                for left, right, face in pairs:
-                    take = lambda x, s, axis=axis: x[(slice(None),) * axis + (s,)]  # noqa: E731
-                    link = take(links, face)
-                    for here, there in ((left, right), (right, left)):
-                        inside = take(free, here)
-                        if problem.fixed is not None:
-                            cut = inside & take(problem.fixed[0], there)
-                            values = take(problem.fixed[1], there)
-                            held.append((take(index, here)[cut], take(area, face)[cut], link[cut], values[cut]))
-                        if active is not None:
-                            cut = inside & ~take(active, there)
-                            half = take(area, face)[cut] * take(d, here)[cut] / (0.5 * take(width, here)[cut])
-                            void.append((take(index, here)[cut], take(index, there)[cut], take(area, face)[cut], half))
-                    link *= take(free, left) & take(free, right)
-                if self.periodic[self.lead + axis] and n > 1:
-                    _slice(links, axis, -1, None)[...] = _slice(links, axis, 0, 1)
+                self._cut(links, axis, void, held)
             conductances.append(np.ascontiguousarray(links).reshape(self._face_shape(self.lead + axis)))
-            if not self.periodic[self.lead + axis]:
-                for side, half, at in ((f"{name}-", low, 0), (f"{name}+", high, n - 1)):
-                    walls += self._side_walls(side, axis, half, index[_at(axis, at)], free[_at(axis, at)])
-        walls += self._void_walls(void)
-        if held:
-            cells, area, g, values = (np.concatenate(parts) for parts in zip(*held, strict=True))
-            keep = g > 0
-            walls.append(
-                Wall(
-                    "fixed",
-                    cells[keep],
-                    area[keep],
-                    g[keep],
-                    g[keep],
-                    np.arange(int(keep.sum())),
-                    Data("fixed", (int(keep.sum()),), steady=values[keep], scalar=False),
-                    Data("fixed", ()),
-                )
-            )
-        return tuple(conductances), walls
+        return tuple(conductances), self._void_walls(void) + self._held_walls(held)
+
+    def _cut(self, links: np.ndarray, axis: int, void: list[tuple], held: list[tuple]) -> None:
+        """Cut the faces of cells that are not free out of `links`; what they were is appended to `void` and `held`."""
+        grid, problem, n = self.grid, self.problem, self.grid.shape[axis]
+        free = self.free.reshape(grid.shape)
+        index = np.arange(grid.size).reshape(grid.shape)
+        pairs = [(slice(0, n - 1), slice(1, n), slice(1, n))]
+        if self.periodic[self.lead + axis] and n > 1:
+            pairs.append((slice(n - 1, n), slice(0, 1), slice(0, 1)))
+        area = np.broadcast_to(grid.face_areas(axis), links.shape)
+        width = np.broadcast_to(grid._along(axis, grid.widths[axis]), grid.shape)
+        d = np.broadcast_to(self._along(axis), grid.shape)
+        take = lambda x, s: x[(slice(None),) * axis + (s,)]  # noqa: E731
+        for left, right, face in pairs:
+            link = take(links, face)
+            for here, there in ((left, right), (right, left)):
+                inside = take(free, here)
+                if problem.fixed is not None:
+                    cut = inside & take(problem.fixed[0], there)
+                    values = take(problem.fixed[1], there)
+                    held.append((take(index, here)[cut], take(area, face)[cut], link[cut], values[cut]))
+                if problem.active is not None:
+                    cut = inside & ~take(problem.active, there)
+                    half = take(area, face)[cut] * take(d, here)[cut] / (0.5 * take(width, here)[cut])
+                    void.append((take(index, here)[cut], take(index, there)[cut], take(area, face)[cut], half))
+            link *= take(free, left) & take(free, right)
+        if self.periodic[self.lead + axis] and n > 1:
+            _slice(links, axis, -1, None)[...] = _slice(links, axis, 0, 1)
 
     def _face_shape(self, axis: int) -> tuple[int, ...]:
         return tuple(n + (a == axis) for a, n in enumerate(self.shape))
 
-    def _side_walls(self, side: str, axis: int, half: np.ndarray, cells: np.ndarray, free: np.ndarray) -> list[Wall]:
+    def _side_walls(self, side: str, axis: int, half: np.ndarray, cells: np.ndarray) -> list[Wall]:
         shape = self.grid.side_shape(side)
         area = _spread(self.grid.face_areas(axis)[_at(axis, 0 if side.endswith("-") else -1)], shape)
         half = _spread(half.reshape([n for a, n in enumerate(half.shape) if a != axis]), shape)
         walls = []
         for mask, what, (h, value, flux) in self.problem.wall_terms[side]:
-            if mask is None and self.all_free:
-                places = np.arange(cells.size)
-            else:
-                places = np.flatnonzero(np.ravel(free if mask is None else free & mask))
+            chosen = None if mask is None else np.ravel(mask)
+            if not self.all_free:
+                free = self.free.reshape(-1)[cells]
+                chosen = free if chosen is None else free & chosen
+            places = np.arange(cells.size) if chosen is None else np.flatnonzero(chosen)
             if not places.size:
                 continue
             if isinstance(self._coefficient, Tensor) and what.kind == "value" and mask is None:
@@ -335,7 +381,7 @@ class Operator:
                 self._wall(
                     side,
                     what,
-                    np.ravel(cells)[places],
+                    cells[places],
                     np.ravel(area)[places],
                     np.ravel(half_cells)[places],
                     places,
@@ -369,6 +415,15 @@ class Operator:
                 )
         return walls
 
+    def _held_walls(self, pieces: list[tuple]) -> list[Wall]:
+        if not pieces:
+            return []
+        cells, area, g, values = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        keep = g > 0
+        n = int(keep.sum())
+        data = Data("fixed", (n,), steady=values[keep], scalar=False)
+        return [Wall("fixed", cells[keep], area[keep], g[keep], g[keep], np.arange(n), data, Data("fixed", ()))]
+
     def _wall(self, side, what, cells, area, half, places, h, value, flux) -> Wall:
         if what.kind == "radiation":
             if self._state is None:
@@ -380,14 +435,6 @@ class Operator:
         with np.errstate(divide="ignore", invalid="ignore"):
             g = np.where(half > 0, 1 / (1 / (np.asarray(h) * area) + 1 / half), 0.0)  # h = inf: g = half; h = 0: g = 0
         return Wall(side, cells, area, half, g, places, value, flux)
-
-    @property
-    def conductances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._parts[0]
-
-    @property
-    def walls(self) -> list[Wall]:
-        return self._parts[1]
 
     @cached_property
     def cross(self) -> np.ndarray | None:
@@ -404,19 +451,46 @@ class Operator:
 
     @cached_property
     def mass(self) -> np.ndarray:
-        """m = c V, padded; 1 in cells that are not free."""
-        mass = np.array(np.broadcast_to(self.problem.capacity * self.grid.volumes, self.grid.shape)).reshape(self.shape)
-        if not self.all_free:
-            mass[~self.free] = 1.0
+        """m = c V, padded; 1 in cells that are not free. Read-only, and no array of the grid's size where one number, or
+        one per axis, says it all."""
+        if self.all_free and not np.ndim(self.problem.capacity):
+            return self._padded_view(self.problem.capacity * self.grid.volume_factors)
+        mass = np.empty(self.shape)
+        for slab in self.slabs():
+            mass[slab] = self.mass_in(slab)
         return mass
 
     @cached_property
     def volumes(self) -> np.ndarray:
-        """Cell volumes, padded; 0 in cells that are not free."""
-        volumes = np.array(self.grid.volumes).reshape(self.shape)
-        if not self.all_free:
-            volumes[~self.free] = 0.0
-        return volumes
+        """Cell volumes, padded; 0 in cells that are not free. Read-only; see `mass`."""
+        volumes = self._padded_view(self.grid.volume_factors)
+        return volumes if self.all_free else np.where(self.free, volumes, 0.0)
+
+    def mass_in(self, slab: tuple[slice, ...], idle: float = 1.0) -> np.ndarray:
+        """`mass` on one of the `slabs`, made afresh; `idle` in cells that are not free."""
+        capacity, volumes = self.problem.capacity, self._padded_view(self.grid.volume_factors)
+        mass = (np.reshape(capacity, self.shape)[slab] if np.ndim(capacity) else capacity) * volumes[slab]
+        return mass if self.all_free else np.where(self.free[slab], mass, idle)
+
+    @cached_property
+    def inverse_mass(self) -> np.ndarray:
+        """1 / m, padded; 0 in cells that are not free."""
+        inverse = np.empty(self.shape)
+        for slab in self.slabs():
+            np.divide(1.0, self.mass_in(slab), out=inverse[slab])
+            if not self.all_free:
+                inverse[slab] *= self.free[slab]
+        return inverse
+
+    @property
+    def _inverse_or_unit(self) -> tuple[np.ndarray | None, float]:
+        """(None, m) where all cells have the same mass m, otherwise (1 / m, 1)."""
+        one = self.all_free and not np.ndim(self.problem.capacity) and self.grid.volume_factors.size == 1
+        return (None, self._uniform_mass) if one else (self.inverse_mass, 1.0)
+
+    def _padded_view(self, factors: np.ndarray) -> np.ndarray:
+        """What broadcasts to the grid's shape in the padded shape, without a copy."""
+        return np.broadcast_to(factors.reshape((1,) * self.lead + factors.shape), self.shape)
 
     @cached_property
     def diagonal(self) -> np.ndarray:
@@ -425,8 +499,14 @@ class Operator:
         for wall in self.walls:
             np.add.at(w.reshape(-1), wall.cells, wall.g)
         if np.any(self.problem.loss):
-            w += self.volumes * np.reshape(np.broadcast_to(self.problem.loss, self.grid.shape), self.shape)
+            w += self._loss
         return w
+
+    @property
+    def _loss(self) -> np.ndarray:
+        """b V, padded."""
+        loss = self.problem.loss
+        return self.volumes * (np.reshape(loss, self.shape) if np.ndim(loss) else loss)
 
     @cached_property
     def forcing(self) -> Forcing:
@@ -438,12 +518,10 @@ class Operator:
             terms.append(Term(wall.cells, wall.g, wall.value, array_value))
             terms.append(Term(wall.cells, wall.area, wall.flux, array_flux))
         everywhere = slice(None)
-        volumes = self.volumes.reshape(-1)
         if np.any(problem.loss):
-            weight = volumes * np.ravel(np.broadcast_to(problem.loss, self.grid.shape))
-            terms.append(Term(everywhere, weight, problem.ambient, None))
+            terms.append(Term(everywhere, self._loss, problem.ambient, None))
         if not (problem.source.constant and not np.any(problem.source.steady)):
-            terms.append(Term(everywhere, volumes, problem.source, None))
+            terms.append(Term(everywhere, self.volumes, problem.source, None))
         if isinstance(self._coefficient, Tensor):
             terms += tensor.push_terms(self.grid, self._coefficient, problem.boundary, self.periodic[1:])
         return Forcing(self.shape, terms)
@@ -485,7 +563,7 @@ class Operator:
 
         if out is None:
             out = np.empty(self.shape)
-        stepping.apply_stiffness(*self.conductances, self.diagonal, u, out)
+        stepping.apply_stiffness(*self.stencil, self.diagonal, u, out)
         if self.cross is not None:
             out[0] += tensor.product(self.cross, u[0])
         return out
@@ -525,16 +603,26 @@ class Operator:
     def _stencil_diagonal(self) -> np.ndarray:
         """K_ii, padded."""
         total = self.diagonal.copy()
-        for axis, g in enumerate(self.conductances):
-            total += _slice(g, axis, None, -1) + _slice(g, axis, 1, None)
+        for axis, g in enumerate(self._graph[0], start=self.lead):
+            total += _slice(g, axis, None, -1)
+            total += _slice(g, axis, 1, None)
         return total
+
+    @cached_property
+    def _largest_rows(self) -> tuple[float, float]:
+        """(max_i A_ii, max_i sum_j |A_ij|), the cross terms of a tensor in the second alone."""
+        from .kernels.collatz import largest_rows
+
+        inverse, unit = self._inverse_or_unit
+        diagonal, rows = (top / unit for top in largest_rows(*self.stencil, self.diagonal, inverse))
+        if self.cross is not None:
+            rows = largest_rows(*self.stencil, self.diagonal + 2 * self._cross_rows, inverse)[1] / unit
+        return diagonal, rows
 
     @cached_property
     def max_diagonal(self) -> float:
         """max_i A_ii [1/s]: FTCS makes no new extrema for dt <= 1 / max A_ii."""
-        if self.uniform is not None:
-            return self.uniform.max_diagonal
-        return float((self._stencil_diagonal / self.mass).max())
+        return self.uniform.max_diagonal if self.uniform is not None else self._largest_rows[0]
 
     def spectral_bound(self, sharp: bool = True) -> SpectralBound:
         """A rigorous upper bound of rho(A): closed form on constant boxes, else Gershgorin, tightened where
@@ -547,31 +635,20 @@ class Operator:
         return SpectralBound(self._collatz, "collatz", self.max_diagonal)
 
     @cached_property
-    def _collatz(self) -> float:
-        """``rho <= max_i (|A| x)_i / x_i`` for any x > 0 (Collatz 1942), x from power iteration on |A|.
-
-        |A| has the sign of every coupling turned: ``|K| x = 2 diag(K) x - K x`` for the graph part.
-        """
-        x = np.ones(self.shape)
-        best = self._gershgorin
-        for _ in range(_SWEEPS):
-            y = (2 * self._stencil_diagonal * x - self.apply(x)) / self.mass
-            if self.cross is not None:
-                y += 2 * self._cross_rows * x.max() / self.mass
-            previous, best = best, min(best, float((y / x).max()))
-            if previous - best < 1e-7 * best and best < self._gershgorin * (1 - 1e-9):
-                break
-            # the floor keeps x > 0 everywhere, also where a component has died out
-            x = np.maximum(y / y.max(), 1e-12)
-        return best
+    def _gershgorin(self) -> float:
+        # right to a few ulp, less than the slack of every comparison: a textbook limit computed elsewhere stays legal
+        return self.uniform.gershgorin if self.uniform is not None else self._largest_rows[1]
 
     @cached_property
-    def _gershgorin(self) -> float:
-        rows = 2 * self._stencil_diagonal - self.diagonal
-        if self.cross is not None:
-            rows = rows + 2 * self._cross_rows
-        # right to a few ulp, less than the slack of every comparison: a textbook limit computed elsewhere stays legal
-        return float((rows / self.mass).max())
+    def _collatz(self) -> float:
+        """``rho <= max_i (|A| x)_i / x_i`` for any x > 0 (Collatz 1942), x from power iteration on |A|."""
+        if self.uniform is not None:
+            return self.uniform.collatz
+        from .kernels.collatz import radius_bound
+
+        inverse, unit = self._inverse_or_unit
+        cross = None if self.cross is None else 2 * self._cross_rows * (1.0 if inverse is None else inverse)
+        return radius_bound(*self.stencil, self.diagonal, inverse, cross, self._gershgorin * unit, _SWEEPS) / unit
 
     @cached_property
     def _cross_rows(self) -> np.ndarray:
@@ -583,7 +660,7 @@ class Operator:
     @cached_property
     def _all_joined(self) -> bool:
         """Every inner face conducts."""
-        return all((_slice(g, axis, 1, -1) > 0).all() for axis, g in enumerate(self.conductances))
+        return all((_slice(g, axis, 1, -1) > 0).all() for axis, g in enumerate(self._graph[0], start=self.lead))
 
     @cached_property
     def components(self) -> tuple[np.ndarray, int, np.ndarray]:
@@ -607,16 +684,21 @@ class Operator:
 
     def content(self, state: np.ndarray) -> float:
         """sum of m u over the free cells."""
-        free = state if self.all_free else np.where(self.free, state, 0.0)
-        return (
-            math.fsum((self.mass * free).sum(axis=(1, 2)))
-            if self.uniform is None
-            else self._uniform_mass * math.fsum(state.sum(axis=(1, 2)))
-        )
+        if self.uniform is not None:
+            return self._uniform_mass * math.fsum(state.sum(axis=(1, 2)))
+        return self.total(lambda slab: self.mass_in(slab, 0.0) * state[slab])
+
+    def mean_square(self, u: np.ndarray) -> float:
+        """Mass-weighted mean of u^2 over the free cells."""
+        return self.total(lambda slab: self.mass_in(slab, 0.0) * u[slab] * u[slab]) / self._total_mass
+
+    @cached_property
+    def _total_mass(self) -> float:
+        return self.total(lambda slab: self.mass_in(slab, 0.0))
 
     @property
     def _uniform_mass(self) -> float:
-        return float(self.problem.capacity * np.ravel(self.grid.volumes)[0])
+        return float(self.problem.capacity * self.grid.volume_factors.item())
 
     def flow(self, side: str, state: np.ndarray, t: float) -> float:
         """Flow INTO the domain through `side` ("x-", ..., "void", "fixed") for a padded state at time t."""
@@ -666,6 +748,13 @@ def _radiative_coefficient(strength, half, inside: np.ndarray, outside: np.ndarr
 
 def _slice(x: np.ndarray, axis: int, start, stop) -> np.ndarray:
     return x[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _layer(shape: tuple[int, ...], axis: int, place: int) -> np.ndarray:
+    """Flat indices of the cells of one layer across `axis`."""
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    starts = (np.arange(before) * shape[axis] + place) * after
+    return (starts[:, None] + np.arange(after)).reshape(-1)
 
 
 def _at(axis: int, place: int) -> tuple:

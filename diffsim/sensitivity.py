@@ -70,7 +70,7 @@ def of_diffusivity(operator: Operator, u: np.ndarray, a: np.ndarray) -> np.ndarr
         n = grid.shape[axis]
         shape = [k + (b == axis) for b, k in enumerate(grid.shape)]
         area = np.broadcast_to(grid.face_areas(axis), shape)
-        links, _, _ = operator._links(axis)
+        links = operator._links(axis)
         half = 0.5 * grid._along(axis, grid.widths[axis]) / d  # r
         rate = half / d  # -dr/dD
         pairs = [(np.arange(n - 1), np.arange(1, n), np.arange(1, n))]

@@ -24,6 +24,7 @@ from .trajectory import Trajectory
 DEFAULT_TOL = 1e-4
 POLICIES = ("raise", "substep", "switch", "allow")
 _CHUNK_CELLS = 1 << 24  # cell updates between two looks at the state: some 10 ms
+_CHUNK_STEPS = 64  # at least, where nothing asks for more looks: a look costs what several steps cost
 _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 4.0
 # the tolerance is met over the run when each of its some 10^2 steps takes this share of it
 _SHARE = 0.1
@@ -52,27 +53,36 @@ class _Run:
     system: System
     u: np.ndarray
     t: float
-    start_content: float
+    frames: np.ndarray  # (n, *grid.shape), those saved so far first
     gain: float = 0.0
     times: list[float] = field(default_factory=list)
-    frames: list[np.ndarray] = field(default_factory=list)
     contents: list[float] = field(default_factory=list)
     flows: dict[str, list[float]] = field(default_factory=dict)
     probes: dict[str, PointValue] = field(default_factory=dict)
     records: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     dt: float = math.nan
     dt_range: tuple[float, float] = (math.inf, 0.0)
+    counted: tuple[float, float] = (math.nan, math.nan)  # (time, content) of the last count
+
+    def __post_init__(self):
+        self.start_content = self.content()
 
     @property
     def operator(self) -> Operator:
         """The operator at the present time and state."""
         return self.system.at(self.t, self.u)
 
+    def content(self) -> float:
+        """The content of the present state, counted once."""
+        if self.counted[0] != self.t:
+            self.counted = self.t, self.system.first.content(self.u)  # masses do not depend on t or u
+        return self.counted[1]
+
     def save(self) -> None:
         operator = self.operator
+        operator.leave(self.u, out=self.frames[len(self.times)])
         self.times.append(float(self.t))
-        self.frames.append(operator.leave(self.u))
-        self.contents.append(operator.content(self.u))
+        self.contents.append(self.content())
         for side in self.flows:
             self.flows[side].append(operator.flow(side, self.u, self.t))
 
@@ -174,7 +184,9 @@ def simulate(
         raise ProblemError(f"until = {until:g} lies before the start at t = {begin:g}; give a later time.")
     _require_memory(problem, save)
     times = frame_times(save, begin, until)
-    field0 = _initial_field(problem, initial)
+    frames = np.empty((len(times), *problem.grid.shape))
+    # the state lives in the place of the last frame, which is made when nothing else needs it any more
+    field0 = _initial_field(problem, initial, frames[-1])
     tol = None if tol is None else number("tol", tol, above=0.0)
     step = None if isinstance(dt, str) and dt == "auto" else number("dt", dt, above=0.0)
 
@@ -201,8 +213,7 @@ def simulate(
 
     _require_patience(problem, chosen, step, operator, until - begin, stop)
 
-    u = operator.enter(field0)
-    run = _Run(system, u, begin, operator.content(u))
+    run = _Run(system, operator.settle(field0), begin, frames)
     run.flows = {side: [] for side in problem.grid.sides}
     if problem.active is not None:
         run.flows["void"] = []
@@ -212,9 +223,11 @@ def simulate(
         run.probes[name] = PointValue(operator, point)
         run.records[name] = ([], [])
 
+    from .stability import is_proved
+
     wild = step is not None and on_unstable == "allow" and problem.reaction is None  # a reaction has no such bound
     if wild and step is not None and problem.steady_coefficients:
-        wild = not within(step, chosen.real_limit() / _radius(operator))
+        wild = not is_proved(operator, chosen, step)
     watch = _Watch(run, stop, _Progress(progress, begin, until), wild)
     status, message = "finished", f"reached t = {until:g} with {chosen.name}"
     try:
@@ -237,7 +250,7 @@ def simulate(
         )
     finally:
         watch.progress.close()
-    if not run.times or (run.t > run.times[-1] and np.isfinite(run.u).all()):
+    if not run.times or (run.t > run.times[-1] and _is_finite(run.u)):
         run.save()  # an early end keeps its last good state
     return _trajectory(run, chosen, status, message)
 
@@ -376,7 +389,8 @@ def _require_patience(problem, scheme: Scheme, step: float | None, operator: Ope
         )
 
 
-def _initial_field(problem: Problem, initial) -> np.ndarray:
+def _initial_field(problem: Problem, initial, out: np.ndarray) -> np.ndarray:
+    """The field that a run starts from, in `out`."""
     grid = problem.grid
     if isinstance(initial, Trajectory):
         if initial.grid.shape != grid.shape:
@@ -384,17 +398,22 @@ def _initial_field(problem: Problem, initial) -> np.ndarray:
                 f"initial is a Trajectory on a grid of {initial.grid.shape}; this problem has {grid.shape}."
             )
         initial = initial.final
-    field0 = grid.field("initial", initial, where=problem.active)
-    if callable(initial):
-        inside = field0 if problem.active is None else field0[problem.active]
-        if not np.isfinite(inside).all():
-            raise ProblemError(
-                "initial(x, ...) returns values that are not finite; it must be finite in every active cell."
-            )
+    field0 = grid.field("initial", initial, where=problem.active, out=out)
     if problem.fixed is not None:
         mask, values = problem.fixed
         field0[mask] = values[mask]
     return field0
+
+
+def _max_abs(u: np.ndarray) -> float:
+    """Largest magnitude; not finite where any number is not."""
+    from .kernels import stepping
+
+    return float(stepping.max_abs(u))
+
+
+def _is_finite(u: np.ndarray) -> bool:
+    return math.isfinite(_max_abs(u))
 
 
 # --- loops -----------------------------------------------------------------------------------------------------------
@@ -408,33 +427,31 @@ class _Watch:
         self.every_step = callable(stop)
         self.often = bool(run.probes)
         self._scale = 0.0
-        self._largest = float(np.abs(run.u).max(initial=0.0))
+        self._largest = _max_abs(run.u) if wild else 0.0
         if isinstance(stop, AtSteady) or self.wild:
             self.look()
 
     def look(self) -> None:
         """Raise `_Ended` where the run is over."""
-        from .kernels import stepping
-
-        run = self.run
-        if not stepping.is_finite(run.u):
+        run, largest = self.run, _max_abs(self.run.u)
+        if not math.isfinite(largest):
             raise _Ended(
                 "unstable",
                 f"the state stopped being finite before t = {run.t:g}: the step dt = {run.dt:.4g} is too large",
             )
         run.probe()
-        if self.wild and float(np.abs(run.u).max()) > 2 * self._bound():
+        if self.wild and largest > 2 * self._bound():
             raise _Ended(
                 "unstable",
-                f"max |u| = {np.abs(run.u).max():.3g} at t = {run.t:g} is beyond what the data can cause: "
+                f"max |u| = {largest:.3g} at t = {run.t:g} is beyond what the data can cause: "
                 f"dt = {run.dt:.4g} is too large",
             )
         if isinstance(self.stop, AtSteady):
             operator = run.operator
-            forcing = operator.forcing(run.t)
-            rest = forcing - operator.apply(run.u)
-            norm = lambda x: math.sqrt(float((x * x).sum()))  # noqa: E731
-            left = norm(rest if operator.all_free else rest[operator.free])
+            forcing, rest = operator.forcing(run.t), operator.apply(run.u)
+            np.subtract(forcing, rest, out=rest)
+            norm = lambda x: math.sqrt(operator.total(lambda slab: x[slab] * x[slab]))  # noqa: E731
+            left = norm(rest)
             self._scale = max(self._scale, norm(forcing), left)
             if left <= self.stop.rtol * self._scale:
                 raise _Ended(
@@ -455,14 +472,12 @@ class _Watch:
             np.add.at(supply.reshape(-1), wall.cells, np.abs(wall.data_at(wall.flux, t)) * wall.area)
         problem = operator.problem
         self._largest = max(self._largest, float(np.max(np.abs(problem.ambient(t)))) if np.any(problem.loss) else 0.0)
-        supply += operator.volumes * np.reshape(
-            np.broadcast_to(np.abs(problem.source(t)), operator.grid.shape), operator.shape
+        source = np.broadcast_to(problem.source(t), operator.grid.shape).reshape(operator.shape)
+        fastest = max(
+            float(((supply[slab] + operator.volumes[slab] * np.abs(source[slab])) / operator.mass_in(slab)).max())
+            for slab in operator.slabs()
         )
-        return (
-            self._largest
-            + (t - self.run.times[0] if self.run.times else t) * float((supply / operator.mass).max())
-            + 1e-300
-        )
+        return self._largest + (t - self.run.times[0] if self.run.times else t) * fastest + 1e-300
 
 
 class _Progress:
@@ -505,11 +520,11 @@ class _Progress:
 def _march(run: _Run, stepper: Stepper, times: np.ndarray, step: float | None, policy: str, watch: _Watch) -> None:
     """Equal steps between saved times."""
     counts, system = run.system.counts, run.system
-    chunk = max(1, _CHUNK_CELLS // run.u.size)
+    chunk = max(_CHUNK_STEPS, _CHUNK_CELLS // run.u.size)
     if watch.every_step or system.shaken or not system.steady:
         chunk = 1
     elif isinstance(watch.stop, AtSteady) or watch.wild:
-        chunk = min(chunk, 64)
+        chunk = min(chunk, _CHUNK_STEPS)
     often = (times[-1] - run.t) / 200 if watch.often and len(times) else math.inf
     limited_by = "save" if step is not None or stepper.scheme.family == "exponential" else "stability"
     for target in times:
@@ -582,12 +597,14 @@ def _adapt(run: _Run, stepper: Stepper, times: np.ndarray, tol: float, watch: _W
             if ratio > 1 and trial_step > 1e-12 * (duration + abs(run.t)):
                 counts.rejected += 1
                 h = trial_step * min(factor, 0.9)
+                del trial  # not held beside the next one
                 continue
             if math.isinf(ratio):
                 raise _Ended("unstable", f"no finite step exists at t = {run.t:g}, down to dt = {trial_step:.3g}")
             stepper.accept()
             run.u[...] = trial.u
             run.gain += trial.gain
+            del trial
             run.t = float(target) if clipped else run.t + trial_step
             run.used(trial_step)
             counts.steps += 1
@@ -657,7 +674,10 @@ class _Span:
 
 def _trajectory(run: _Run, scheme: Scheme, status: str, message: str) -> Trajectory:
     counts = run.system.counts
-    now = run.operator.content(run.u) if np.isfinite(run.u).all() else math.nan
+    if run.times and run.times[-1] == run.t:
+        now = run.contents[-1]  # the state may have become its frame
+    else:
+        now = run.content() if _is_finite(run.u) else math.nan
     scale = max(abs(run.start_content), abs(now), abs(run.gain)) if math.isfinite(now) else math.nan
     lost = run.start_content + run.gain - now
     stats = {
@@ -667,7 +687,7 @@ def _trajectory(run: _Run, scheme: Scheme, status: str, message: str) -> Traject
     }  # fmt: skip
     return Trajectory(
         t=np.array(run.times),
-        u=np.stack(run.frames),
+        u=run.frames[: len(run.times)],
         status=status,
         message=message,
         grid=run.system.problem.grid,

@@ -75,6 +75,49 @@ class Uniform:
         return (sum(float(self.axis_eigenvalues(a).max()) for a in range(3)) + self.loss) / self.capacity
 
     @property
+    def gershgorin(self) -> float:
+        """Largest absolute row sum of A [1/s]: that of each axis adds up."""
+        return (sum(self._largest_row(axis) for axis in range(3)) + self.loss) / self.capacity
+
+    @property
+    def collatz(self) -> float:
+        """A bound of rho(A) [1/s] sharper than `gershgorin`: A is a sum over the axes, and so is rho."""
+        return (sum(self._axis_radius(axis) for axis in range(3)) + self.loss) / self.capacity
+
+    def _largest_row(self, axis: int) -> float:
+        g, w = self._line(axis)
+        return float((2 * (g[:-1] + g[1:]) + w).max())
+
+    def _axis_radius(self, axis: int) -> float:
+        """Upper bound of the radius along one axis: in closed form, or by Collatz' quotients ``(|A| x)_i / x_i`` of the
+        dominant vector of |A|."""
+        if "robin" not in self.kinds(axis):
+            return float(self.axis_eigenvalues(axis).max())
+        from scipy.linalg import eigh_tridiagonal
+
+        g, w = self._line(axis)
+        diagonal, inner, n = g[:-1] + g[1:] + w, g[1:-1], w.size
+        x = np.abs(eigh_tridiagonal(diagonal, inner, select="i", select_range=(n - 1, n - 1))[1][:, 0]) + 1e-12
+        product = diagonal * x
+        product[1:] += inner * x[:-1]
+        product[:-1] += inner * x[1:]
+        return min(float((product / x).max()), self._largest_row(axis))
+
+    def _line(self, axis: int) -> tuple[np.ndarray, np.ndarray]:
+        """Conductances (n + 1,) and walls (n,) of the one-dimensional operator along an axis."""
+        n, unit, wraps = self.shape[axis], self.diffusivity[axis] / self.spacing[axis] ** 2, self._wraps(axis)
+        g, w = np.full(n + 1, unit), np.zeros(n)
+        if not wraps or n == 1:
+            g[0] = g[n] = 0.0
+        if not wraps:
+            w[0] += unit * self.wall_factor(axis, 0)
+            w[-1] += unit * self.wall_factor(axis, 1)
+        return g, w
+
+    def _wraps(self, axis: int) -> bool:
+        return self.kinds(axis)[0] == "periodic"
+
+    @property
     def max_diagonal(self) -> float:
         """max A_ii in closed form [1/s]; the widest stencil of each axis adds up."""
         total = self.loss

@@ -42,7 +42,7 @@ class System:
     def __init__(self, problem: Problem, start: np.ndarray, t: float = 0.0, noise: float = 0.0, seed: int = 0):
         self.problem = problem
         self.steady = problem.steady_coefficients and problem.reaction is None
-        self.first = discretize(problem, t, start if problem.follows_state else None)
+        self.first = discretize(problem, t, start.copy() if problem.follows_state else None)  # the state moves on
         self.counts = Counts()
         self.shaken = noise > 0
         if self.shaken:
@@ -65,7 +65,8 @@ class System:
 
     def entered(self, operator: Operator, u: np.ndarray, t: float) -> float:
         """sum_i (F_i - w_i u_i): flow through walls, sources and losses into the free cells."""
-        total = float((operator.forcing(t) - operator.diagonal * u).sum())
+        forcing = operator.forcing(t)
+        total = operator.total(lambda slab: forcing[slab] - operator.diagonal[slab] * u[slab])
         return total + float(np.sum(self.reaction(operator, u))) if self.problem.reaction else total
 
     def reaction(self, operator: Operator, u: np.ndarray) -> np.ndarray:
@@ -85,11 +86,7 @@ class System:
 
     def rms(self, u: np.ndarray) -> float:
         """Mass-weighted root mean square over the free cells."""
-        m = self.first.mass
-        if self.first.all_free:
-            return math.sqrt(float((m * u * u).sum() / m.sum()))
-        free = self.first.free
-        return math.sqrt(float((m * u * u)[free].sum() / m[free].sum()))
+        return math.sqrt(self.first.mean_square(u))
 
 
 class Stepper:
@@ -116,14 +113,14 @@ class Stepper:
 
     def advance(self, u: np.ndarray, t: float, dt: float, n: int) -> float:
         """n steps of dt from (t, u), in place; returns what entered."""
-        gain = 0.0
-        for k in range(n):
-            step = self.trial(u, t + k * dt, dt, estimate=False)
-            self.accept()
-            u[...] = step.u
-            gain += step.gain
-            self.counts.steps += 1
-        return gain
+        return sum(self._take(self.trial(u, t + k * dt, dt, estimate=False), u) for k in range(n))
+
+    def _take(self, step: Trial, u: np.ndarray) -> float:
+        """Put a step into u, so that no two of them are held at once; returns what entered."""
+        self.accept()
+        u[...] = step.u
+        self.counts.steps += 1
+        return step.gain
 
     def estimate(self, error: np.ndarray) -> float:
         return self.system.rms(error)

@@ -18,15 +18,13 @@ class _Compiled(Stepper):
     @cached_property
     def arrays(self) -> Any:
         """Conductances, diagonal and inverse mass in the order the kernels take them."""
-        operator = self.operator
-        inverse = 1.0 / operator.mass
-        if not operator.all_free:
-            inverse[~operator.free] = 0.0
-        return (*operator.conductances, operator.diagonal, inverse)
+        return (*self.operator.stencil, self.operator.diagonal, self.operator.inverse_mass)
 
 
 class ExplicitEuler(_Compiled):
     """FTCS. Constant boxes take the blocked kernel in convex form, everything else the general one."""
+
+    _supplied: tuple[float, np.ndarray] | None = None
 
     @cached_property
     def box(self):
@@ -63,6 +61,11 @@ class ExplicitEuler(_Compiled):
             return None
         return stepping.quiet_cells(*self.arrays[-2:], forcing.base, forcing.patterns)
 
+    @cached_property
+    def scratch(self) -> np.ndarray:
+        """The second array that a step needs, the only one of the grid's size besides state and coefficients."""
+        return np.empty(self.operator.shape)
+
     def advance(self, u, t, dt, n):
         from ..kernels import stepping
 
@@ -70,13 +73,13 @@ class ExplicitEuler(_Compiled):
         self.counts.stages += n
         if self.box is not None:
             return self._advance_box(u, t, dt, n)
-        forcing, scratch, gain = self.operator.forcing, np.zeros_like(u), 0.0
+        forcing, gain = self.operator.forcing, 0.0
         chunk = max(1, _TABLE_LIMIT // max(1, len(forcing.patterns))) if forcing.separable else 1
         for first in range(0, n, chunk):
             times = t + dt * np.arange(first, min(first + chunk, n))
             base, patterns, amplitudes = forcing.table(times)
             gain += stepping.advance_explicit_euler(
-                *self.arrays, dt, base, patterns, amplitudes, u, scratch, self.quiet
+                *self.arrays, dt, base, patterns, amplitudes, u, scratch=self.scratch, quiet=self.quiet
             )
         return gain
 
@@ -84,7 +87,6 @@ class ExplicitEuler(_Compiled):
         from ..kernels import stepping
 
         facts, sides = self.box
-        problem = self.operator.problem
         grain = 2.0**53  # weights that are multiples of 2^-53 sum to exactly 1: no drift of constants
         r = np.array(
             [
@@ -107,16 +109,22 @@ class ExplicitEuler(_Compiled):
                 d, h = facts.diffusivity[axis], facts.spacing[axis]
                 walls[:, axis, end, 1] = 1.0 - w
                 walls[:, axis, end, 0] = w * value.over(times[: len(walls)]) + flux.over(times[: len(walls)]) * h / d
-        source = np.zeros((0, 0, 0))
-        supply = problem.source.steady + problem.loss * problem.ambient.steady
-        if np.any(supply):
-            source = np.array(np.broadcast_to(dt / facts.capacity * supply, self.operator.grid.shape)).reshape(
-                self.operator.shape
-            )
-        gain = stepping.advance_uniform(
-            r, walls, np.array(self.operator.periodic), source, decay, n, u, np.empty_like(u)
-        )
+        wraps, supply = np.array(self.operator.periodic), self._supply(dt)
+        gain = stepping.advance_uniform(r, walls, wraps, supply, decay, n, u, self.scratch)
         return gain * self.operator._uniform_mass
+
+    def _supply(self, dt: float) -> np.ndarray:
+        """What source and surroundings add to a cell per step; of size 0 where they add nothing. Kept while dt lasts."""
+        if self._supplied is None or self._supplied[0] != dt:
+            self._supplied = None  # gone before the next is made
+            problem, operator = self.system.problem, self.operator
+            supply, exchange = np.zeros((0, 0, 0)), problem.loss * problem.ambient.steady
+            if np.any(problem.source.steady) or np.any(exchange):
+                supply = np.empty(operator.shape)
+                np.add(problem.source.steady, exchange, out=operator.unpad(supply))
+                supply *= dt / problem.capacity
+            self._supplied = dt, supply
+        return self._supplied[1]
 
     def trial(self, u, t, dt, estimate=True):
         new = u.copy()
@@ -130,14 +138,14 @@ class RungeKuttaStepper(_Compiled):
 
     @cached_property
     def work(self) -> np.ndarray:
-        return np.zeros((self.scheme.stages + 1, *self.operator.shape))
+        return np.empty((self.scheme.stages + 1, *self.operator.shape))
 
     def trial(self, u, t, dt, estimate=True):
         from ..kernels import stepping
 
         tableau = self.scheme.tableau
         base, patterns, amplitudes = self.operator.forcing.table(t + tableau.c * dt)
-        out = np.zeros_like(u)
+        out = np.empty_like(u)
         none = np.zeros(0)
         gain, _ = stepping.runge_kutta_step(
             *self.arrays, dt, tableau.A, tableau.b, none, base, patterns, amplitudes, u, self.work, out
@@ -145,8 +153,8 @@ class RungeKuttaStepper(_Compiled):
         self.counts.stages += tableau.stages
         error = None
         if estimate and tableau.b_hat is not None:
-            weights = tableau.b - tableau.b_hat
-            error = self.estimate(dt * np.tensordot(weights, self.work[: tableau.stages], axes=1))
+            weights = dt * (tableau.b - tableau.b_hat)
+            error = self.estimate(np.tensordot(weights, self.work[: tableau.stages], axes=1))
         return Trial(out, gain, error)
 
 
@@ -155,7 +163,7 @@ class StabilizedStepper(_Compiled):
 
     @cached_property
     def work(self) -> np.ndarray:
-        return np.zeros((2, *self.operator.shape))
+        return np.empty((2, *self.operator.shape))
 
     @cached_property
     def radius(self) -> float:
@@ -167,7 +175,7 @@ class StabilizedStepper(_Compiled):
         row = self.scheme.recurrence(self.scheme.stages_for(dt * self.radius))
         operator, last = self.operator, len(row.mu) - 1
         base, patterns, amplitudes = operator.forcing.table(t + row.c[:last] * dt)
-        out = np.zeros_like(u)
+        out = np.empty_like(u)
         gain = stepping.stabilized_step(
             *self.arrays, dt, row.mu, row.nu, row.mu_t, row.gamma_t, base, patterns, amplitudes, u, self.work, out
         )

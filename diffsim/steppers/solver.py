@@ -11,6 +11,7 @@ from ..errors import ConvergenceError
 from ..operator import Operator
 from .base import Counts
 
+HIERARCHIES = 2  # kept at most: an error estimate needs those of a step and of its half
 SOLVE_TOLERANCE = 1e-11  # relative residual: below every error that is estimated
 
 
@@ -51,8 +52,8 @@ class ShiftedSolver:
         if shift not in self._multigrid:
             from ..multigrid import Multigrid
 
-            if len(self._multigrid) >= 4:  # adaptive runs wander; old steps do not come back
-                self._multigrid.clear()
+            if len(self._multigrid) >= HIERARCHIES:  # adaptive runs wander; old steps do not come back
+                del self._multigrid[next(iter(self._multigrid))]
             operator = self.operator
             solver: Any = Multigrid(operator.conductances, self._centre(shift), operator.periodic)
             if operator.cross is not None:
