@@ -40,6 +40,7 @@ if __name__ == "__main__":
         print({count} / (clock() - start))
 """
 _CELL_STEPS = 2e8  # work per timing of a kernel
+_FEW_STEPS = 200  # steps of a whole call, of ours and of peers
 
 # The peers' programs print one number. {n}, {steps} are filled in; boundaries are the cheapest the peer has.
 _DEVITO = """
@@ -181,14 +182,11 @@ def measurements(quick: bool = False, peers: str | None = None) -> Iterator[tupl
         # One pass per step moves at least the state in and out (and, where D varies, a conductance per axis).
         floor = 8 * (2 + (ndim if varying else 0))
         yield "    as multiple of one pass per step at that bandwidth", ours * floor / bandwidth, ""
+        few = min(steps, _FEW_STEPS)
+        whole = _whole_call(ndim, n, varying, few)
+        yield f"    simulate(), whole call of {few} steps", whole, "Gcell/s"
         if peers:
-            for peer, program in (("devito", _DEVITO), ("py-pde", _PY_PDE), ("py-pde, bare stepper", _PY_PDE_STEPPER)):
-                if peer != "devito" and (varying or n > 1024):
-                    continue
-                work = steps if peer == "devito" else min(steps, 200)
-                theirs = _peer(peers, program.format(n=n, ndim=ndim, steps=work, varying=varying))
-                yield f"    {peer}", theirs, "Gcell/s"
-                yield f"    ratio to {peer}", ours / theirs, ""
+            yield from _stepping_peers(peers, ndim, n, varying, steps, ours, whole)
 
     for n in (64, 128) if quick else (64, 128, 421, 1024, 2048):
         name = f"equilibrium, D = 12 or 3, {n} x {n}, residual 1e-8"
@@ -207,6 +205,20 @@ def measurements(quick: bool = False, peers: str | None = None) -> Iterator[tupl
             yield "    pyamg, one at a time, solve alone", 1 / _peer(peers, program, _system(two_phase(64))), "1/s"
         yield from _transient(peers)
         yield from _tortuosity()
+
+
+def _stepping_peers(
+    peers: str, ndim: int, n: int, varying: bool, steps: int, kernel: float, whole: float
+) -> Iterator[tuple[str, float, str]]:
+    """Rows of the peers beside one kernel: bare loops against the kernel, whole calls against the whole call."""
+    few = min(steps, _FEW_STEPS)
+    rows = [("devito", _DEVITO, steps, kernel)]
+    if not varying and n <= 1024:
+        rows += [("py-pde, solve()", _PY_PDE, few, whole), ("py-pde, bare stepper", _PY_PDE_STEPPER, few, kernel)]
+    for peer, program, work, ours in rows:
+        theirs = _peer(peers, program.format(n=n, ndim=ndim, steps=work, varying=varying))
+        yield f"    {peer}", theirs, "Gcell/s"
+        yield f"    ratio to {peer}", ours / theirs, ""
 
 
 def _equilibrium(name: str, problem: Problem, peers: str | None, builders: tuple) -> Iterator[tuple[str, float, str]]:
@@ -331,20 +343,40 @@ def _copy_bandwidth() -> float:
     return 2 * source.nbytes / _worked(lambda: np.copyto(target, source), 6) / 1e9
 
 
+def _warm_box(ndim: int, n: int, varying: bool) -> Problem:
+    """A box with values on all sides."""
+    field = 1.0 + np.random.default_rng(0).random((n,) * ndim) if varying else 1.0
+    walls = {axis: Dirichlet(1.0) for axis in "xyz"[:ndim]}
+    return Problem(Grid((n,) * ndim, (1.0,) * ndim), diffusivity=field, boundary=walls)
+
+
+def _whole_call(ndim: int, n: int, varying: bool, steps: int) -> float:
+    """Cell updates per second of ``simulate(..., scheme="ftcs", save="final")`` as a user calls it, Gcell/s."""
+    from .operator import discretize
+    from .simulate import simulate
+
+    problem, start = _warm_box(ndim, n, varying), np.random.default_rng(1).random((n,) * ndim)
+    dt = 0.9 / discretize(problem).max_diagonal
+
+    def run() -> None:
+        simulate(problem, start, until=steps * dt, scheme="ftcs", dt=dt, save="final", progress=False)
+
+    run()
+    return steps * n**ndim / _worked(run, 3) / 1e9
+
+
 def _kernel(ndim: int, n: int, varying: bool, steps: int) -> float:
-    """Cell updates per second of the FTCS kernel that such a problem takes, values on all sides, Gcell/s."""
+    """Cell updates per second of the FTCS kernel that such a problem takes, Gcell/s."""
     from .kernels import stepping
     from .operator import discretize
 
-    field = 1.0 + np.random.default_rng(0).random((n,) * ndim) if varying else 1.0
-    walls = {axis: Dirichlet(1.0) for axis in "xyz"[:ndim]}
-    operator = discretize(Problem(Grid((n,) * ndim, (1.0,) * ndim), diffusivity=field, boundary=walls))
+    operator = discretize(_warm_box(ndim, n, varying))
     u = np.random.default_rng(1).random(operator.shape)
     scratch = np.empty_like(u)
     if varying:
         dt = 0.9 / operator.max_diagonal
         base, patterns, amplitudes = operator.forcing.table(dt * np.arange(steps))
-        arrays = (*operator.conductances, operator.diagonal, 1.0 / operator.mass)
+        arrays = (*operator.stencil, operator.diagonal, operator.inverse_mass)
         quiet = stepping.quiet_cells(*arrays[3:], base, patterns)  # a run looks for them once
 
         def run() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import resources
 from .errors import ProblemError
+from .footprint import count_frames
 from .problem import PerAxis, Problem, Tensor
 from .trajectory import Trajectory
 
@@ -87,17 +88,16 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
     StabilityError
         Where the step is not stable and the policy is to raise.
     """
-    frames = _frames(settings["save"])
-    cells = problem.grid.size
-    what = f"simulating {' x '.join(map(str, problem.grid.shape))} cells with {frames} frames"
-    least = resources.simulation_bytes(cells, frames, uniform=problem.grid.uniform)
-    resources.require_memory(least, what, problem.grid.shape)
-
     from .schemes import scheme_of
-    from .simulate import DEFAULT_TOL, choose, frame_times, largest_good_step, leaps
+    from .simulate import DEFAULT_TOL, LEAST, choose, frame_times, largest_good_step, leaps, require_room
     from .stability import allowed_step, check_step, mesh_fourier
     from .steppers import System
 
+    step = None if settings["dt"] == "auto" else settings["dt"]
+    scheme = scheme_of(LEAST if settings["scheme"] == "auto" else settings["scheme"])
+    needs = {name: settings[name] for name in ("save", "tol", "on_unstable", "stop", "noise") if name in settings}
+    available = resources.memory_available()
+    memory = require_room(problem, scheme, available, step=step, **needs)
     begin = float(initial.t[-1]) if isinstance(initial, Trajectory) else 0.0
     duration = settings["until"] - begin
     if duration < 0:
@@ -108,14 +108,7 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
         watched = settings.get("stop") is not None or bool(settings.get("probes"))
         times = frame_times(settings["save"], begin, settings["until"])
         scheme = choose(system, duration, settings["tol"] or DEFAULT_TOL, leaps(times, begin, watched))
-    else:
-        scheme = scheme_of(settings["scheme"])
-    method = scheme.name if scheme.family == "exponential" else scheme.family
-    if scheme.explicit and scheme.stages == 1:
-        method = "forward-euler"
-    memory = resources.simulation_bytes(cells, frames, method, uniform=operator.uniform is not None)
-    resources.require_memory(memory, f"{what} by {scheme.name}", problem.grid.shape)
-    step = None if settings["dt"] == "auto" else settings["dt"]
+        memory = require_room(problem, scheme, available, step=step, **needs)
     if step is not None and settings["on_unstable"] == "raise":
         check_step(operator, scheme, step)
     elif step is None and scheme.explicit and scheme.stages is not None and settings["tol"] is None:
@@ -136,9 +129,9 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
         fourier=None if step is None else fourier * step,
         fourier_limit=fourier * limit,
         steps=None if step is None else math.ceil(duration / step * (1 - 1e-12)),
-        frames=frames,
+        frames=count_frames(settings["save"]),
         memory=memory,
-        disk=8 * cells * frames,
+        disk=8 * problem.grid.size * count_frames(settings["save"]),
         warnings=tuple(_warnings(duration, diffusion_time)),
     )
 
@@ -146,12 +139,6 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
 def state(problem: Problem, initial: Any) -> Any:
     """The field that a run starts from."""
     return initial.final if isinstance(initial, Trajectory) else initial
-
-
-def _frames(save: Any) -> int:
-    if isinstance(save, str):
-        return 1
-    return int(save) if np.ndim(save) == 0 else len(save)
 
 
 def _range(diffusivity: Any) -> tuple[float, float]:

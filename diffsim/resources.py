@@ -84,7 +84,7 @@ def _reclaimable(folder: Path) -> int:
         return 0
 
 
-def require_memory(needed: int, what: str, shape: tuple[int, ...] | None = None) -> None:
+def require_memory(needed: int, what: str, shape: tuple[int, ...] | None = None, available: int | None = None) -> None:
     """Refuse what cannot fit.
 
     Parameters
@@ -95,13 +95,15 @@ def require_memory(needed: int, what: str, shape: tuple[int, ...] | None = None)
         What they are for, for the message: "simulating 4000 x 4000 x 4000 cells".
     shape
         Of the grid whose size decides; the message then names the largest similar grid that fits.
+    available
+        What `memory_available` said before anything was taken; asked now where it is not given.
 
     Raises
     ------
     ResourceError
         Where less than `needed` is available.
     """
-    available = int(_SHARE * memory_available())
+    available = int(_SHARE * (memory_available() if available is None else available))
     if needed <= available:
         return
     advice = "Ask for less, or free some memory."
@@ -123,22 +125,3 @@ def require_disk(folder, needed: int, what: str) -> None:
             f"{what} needs {readable(needed)} on the disk of {folder}, but {readable(free)} are free. "
             "Save fewer frames, or choose another folder."
         )
-
-
-# Arrays of one number per cell that a run holds at its peak, besides its frames: (constant coefficients on a uniform
-# grid, any other). Measured as peak resident memory at 2^20 cells; solves add the levels of their multigrid.
-_RUN_ARRAYS = {
-    "forward-euler": (6, 14),
-    "runge-kutta": (15, 21),
-    "stabilized": (18, 19),
-    "splitting": (16, 18),
-    "dirk": (19, 40),
-    "multistep": (21, 45),
-    "exact": (10, 10),
-    "krylov": (24, 34),
-}
-
-
-def simulation_bytes(cells: int, frames: int, method: str = "forward-euler", uniform: bool = False) -> int:
-    """Memory that a run takes at its peak, estimated; by default what every run takes at least."""
-    return 8 * cells * (_RUN_ARRAYS[method][0 if uniform else 1] + 2 * frames)  # frames are collected, then stacked

@@ -14,14 +14,17 @@ import numpy as np
 
 from .data import number
 from .errors import ConvergenceError, ProblemError, StabilityError
+from .footprint import count_frames, run_bytes
 from .operator import Operator
 from .points import PointValue
 from .problem import OfState, Problem
-from .schemes import SCHEMES, SOLVE_WORK, Scheme, scheme_of, within
+from .resources import memory_available, require_memory
+from .schemes import SCHEMES, SOLVE_WORK, Scheme, scheme_of
 from .steppers import Stepper, System, stepper_for
 from .trajectory import Trajectory
 
 DEFAULT_TOL = 1e-4
+LEAST = "ftcs"  # no scheme takes less memory
 POLICIES = ("raise", "substep", "switch", "allow")
 _CHUNK_CELLS = 1 << 24  # cell updates between two looks at the state: some 10 ms
 _CHUNK_STEPS = 64  # at least, where nothing asks for more looks: a look costs what several steps cost
@@ -182,15 +185,25 @@ def simulate(
     until = number("until", until)
     if until < begin:
         raise ProblemError(f"until = {until:g} lies before the start at t = {begin:g}; give a later time.")
-    _require_memory(problem, save)
+    tol = None if tol is None else number("tol", tol, above=0.0)
+    step = None if isinstance(dt, str) and dt == "auto" else number("dt", dt, above=0.0)
+    noise = number("noise", noise, least=0.0)
+    asked = scheme_of(LEAST if scheme == "auto" else scheme)
+    available = memory_available()
+    needs: dict[str, Any] = {
+        "save": save,
+        "step": step,
+        "tol": tol,
+        "on_unstable": on_unstable,
+        "stop": stop,
+        "noise": noise,
+    }
+    require_room(problem, asked, available, **needs)
     times = frame_times(save, begin, until)
     frames = np.empty((len(times), *problem.grid.shape))
     # the state lives in the place of the last frame, which is made when nothing else needs it any more
     field0 = _initial_field(problem, initial, frames[-1])
-    tol = None if tol is None else number("tol", tol, above=0.0)
-    step = None if isinstance(dt, str) and dt == "auto" else number("dt", dt, above=0.0)
 
-    noise = number("noise", noise, least=0.0)
     system = System(problem, field0, begin, noise, seed)
     operator = system.first
     watched = stop is not None or bool(probes)
@@ -207,6 +220,8 @@ def simulate(
     if noise and step is None:
         step = 1.0 / (operator.max_diagonal or 1.0)
     chosen, step = _checked_step(operator, chosen, step, on_unstable)
+    if chosen is not asked:
+        require_room(problem, chosen, available, **{**needs, "step": step})
     stepper = stepper_for(system, chosen)
     if tol is not None or scheme == "auto":
         stepper.aim(_SHARE * (tol or DEFAULT_TOL))
@@ -253,6 +268,28 @@ def simulate(
     if not run.times or (run.t > run.times[-1] and _is_finite(run.u)):
         run.save()  # an early end keeps its last good state
     return _trajectory(run, chosen, status, message)
+
+
+def require_room(
+    problem: Problem,
+    scheme: Scheme,
+    available: int,
+    *,
+    save: Any,
+    step: float | None,
+    tol: float | None,
+    on_unstable: str = "raise",
+    stop: Any = None,
+    noise: float = 0.0,
+) -> int:
+    """Bytes that a run with these settings of `simulate` takes; a `ResourceError` where they are not `available`."""
+    frames, wild = count_frames(save), on_unstable == "allow" and step is not None
+    settings = {"adaptive": step is None and _adaptive(scheme, tol), "stop": stop, "wild": wild, "noise": noise > 0}
+    needed = run_bytes(problem, scheme, frames, **settings)
+    cells = " x ".join(map(str, problem.grid.shape))
+    what = f"simulating {cells} cells with {frames} frames by {scheme.name}"
+    require_memory(needed, what, problem.grid.shape, available)
+    return needed
 
 
 # --- choices ---------------------------------------------------------------------------------------------------------
@@ -358,14 +395,6 @@ def frame_times(save, begin: float, until: float) -> np.ndarray:
             f"save holds times from {times[0]:g} to {times[-1]:g}; the run covers {begin:g} to {until:g}."
         )
     return times
-
-
-def _require_memory(problem: Problem, save) -> None:
-    from .resources import require_memory, simulation_bytes
-
-    frames = 1 if isinstance(save, str) else max(1, int(save)) if isinstance(save, int | float) else np.size(save)
-    needed = simulation_bytes(problem.grid.size, frames, uniform=problem.grid.uniform)
-    require_memory(needed, f"a run with {frames} frames", problem.grid.shape)
 
 
 def _require_patience(problem, scheme: Scheme, step: float | None, operator: Operator, duration: float, stop) -> None:
@@ -674,10 +703,8 @@ class _Span:
 
 def _trajectory(run: _Run, scheme: Scheme, status: str, message: str) -> Trajectory:
     counts = run.system.counts
-    if run.times and run.times[-1] == run.t:
-        now = run.contents[-1]  # the state may have become its frame
-    else:
-        now = run.content() if _is_finite(run.u) else math.nan
+    saved = bool(run.times) and run.times[-1] == run.t  # then it was counted, before the state became a frame
+    now = run.content() if saved or _is_finite(run.u) else math.nan
     scale = max(abs(run.start_content), abs(now), abs(run.gain)) if math.isfinite(now) else math.nan
     lost = run.start_content + run.gain - now
     stats = {

@@ -49,3 +49,16 @@ def test_the_synthetic_fields_are_what_their_names_say():
     two, block = bench.two_phase(32), bench.log_normal((8, 8, 8))
     assert set(np.unique(two.diffusivity)) == {3.0, 12.0}
     assert block.diffusivity.max() / block.diffusivity.min() == pytest.approx(1e3)
+
+
+def test_whole_calls_are_compared_with_whole_calls_and_kernels_with_kernels(monkeypatch):
+    speeds = {bench._DEVITO: 4.0, bench._PY_PDE: 0.01, bench._PY_PDE_STEPPER: 0.5}
+    same = {
+        text.format(n=8, ndim=2, steps=steps, varying=False): speed
+        for text, speed in speeds.items()
+        for steps in (200, 999)
+    }
+    monkeypatch.setattr(bench, "_peer", lambda _, program: same[program])
+    rows = {name.strip(): value for name, value, _ in bench._stepping_peers("python", 2, 8, False, 999, 2.0, 1.0)}
+    ratios = {name.removeprefix("ratio to "): value for name, value in rows.items() if name.startswith("ratio")}
+    assert ratios == {"devito": 0.5, "py-pde, solve()": 100.0, "py-pde, bare stepper": 4.0}

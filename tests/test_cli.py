@@ -424,50 +424,6 @@ def test_memory_is_refused_before_it_is_taken(monkeypatch):
         resources.require_memory(2 * 10**12, "that", (1400, 2800, 1400))
 
 
-PEAK = """
-import sys
-import numpy as np
-import diffsim as ds
-from diffsim import preflight, resources
-
-def run(n):
-    d = 1.0 if sys.argv[1] == "uniform" else np.random.default_rng(0).random((n, n)) + 1
-    problem = ds.Problem(ds.Grid((n, n), (1.0, 1.0)), diffusivity=d, boundary={"x": ds.Dirichlet(0.0)})
-    until = 4 * ds.stability(problem, "ftcs").dt_limit
-    settings = dict(until=until, scheme=sys.argv[2], dt="auto", tol=None, save=int(sys.argv[3]), on_unstable="raise")
-    predicted = preflight.survey(problem, 1.0, settings).memory
-    ds.simulate(problem, 1.0, progress=False, **settings)
-    return predicted
-
-def peak():  # ru_maxrss would begin with that of the process that started this one
-    status = open("/proc/self/status").read()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-run(16)
-before = peak()
-print(run(768) / (peak() - before))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(
-    ("coefficients", "scheme", "frames"),
-    [
-        ("uniform", "ftcs", 20),
-        ("uniform", "exact", 20),
-        ("varying", "ftcs", 10),
-        ("varying", "rk4", 10),
-        ("varying", "rkl2", 10),
-    ],
-)
-def test_predicted_memory_is_near_what_a_run_takes(coefficients, scheme, frames):
-    words = [sys.executable, "-c", PEAK, coefficients, scheme, str(frames)]
-    for _ in range(2):  # the first may compile a kernel, which takes memory of its own
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert 0.8 <= float(done.stdout) <= 1.25
-
-
 def test_the_disk_is_looked_at_before_writing(monkeypatch, tmp_path):
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     resources.require_disk(tmp_path, 1000, "this")

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..operator import Operator
+from ..uniform import Uniform
 from .base import Stepper, Trial
 
 _TABLE_LIMIT = 1 << 20  # amplitudes held at once
@@ -21,6 +23,29 @@ class _Compiled(Stepper):
         return (*self.operator.stencil, self.operator.diagonal, self.operator.inverse_mass)
 
 
+def constant_box(operator: Operator) -> tuple[Uniform, list] | None:
+    """(facts, pairs of (value, flux) per padded axis, None where it is periodic or padding) where forward Euler can take the
+    kernel of constant coefficients; no array of the grid's size is made."""
+    facts, problem = operator.uniform, operator.problem
+    if facts is None or any(d == 0 for d in facts.diffusivity[operator.lead :]):
+        return None
+    if not (problem.source.constant and problem.ambient.constant):
+        return None
+    sides = []
+    for axis in range(3):
+        pair: list = []
+        for end in range(2):
+            if axis < operator.lead or operator.periodic[axis]:
+                pair.append(None)
+                continue
+            ((_, _, (_, value, flux)),) = problem.wall_terms[f"{operator.grid.axes[axis - operator.lead]}{'-+'[end]}"]
+            if not (value.scalar and flux.scalar):
+                return None
+            pair.append((value, flux))
+        sides.append(pair)
+    return facts, sides
+
+
 class ExplicitEuler(_Compiled):
     """FTCS. Constant boxes take the blocked kernel in convex form, everything else the general one."""
 
@@ -29,27 +54,7 @@ class ExplicitEuler(_Compiled):
     @cached_property
     def box(self):
         """The facts of the constant-coefficient kernel where it applies, else None."""
-        operator = self.operator
-        facts = operator.uniform
-        if facts is None or self.system.shaken or any(d == 0 for d in facts.diffusivity[operator.lead :]):
-            return None
-        problem = operator.problem
-        if not (problem.source.constant and problem.ambient.constant):
-            return None
-        sides = []
-        for axis in range(3):
-            pair: list = []
-            for end in range(2):
-                if axis < operator.lead or operator.periodic[axis]:
-                    pair.append(None)
-                    continue
-                side = f"{operator.grid.axes[axis - operator.lead]}{'-+'[end]}"
-                _, value, flux = problem.boundary[side].terms(side, operator.grid.side_shape(side))
-                if not (value.scalar and flux.scalar):
-                    return None
-                pair.append((value, flux))
-            sides.append(pair)
-        return facts, sides
+        return None if self.system.shaken else constant_box(self.operator)
 
     @cached_property
     def quiet(self) -> Any:
