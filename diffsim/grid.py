@@ -198,6 +198,21 @@ class Grid:
         axis = self.axes.index(side[0])
         return tuple(n for a, n in enumerate(self.shape) if a != axis)
 
+    def side_cells(self, side: str) -> np.ndarray:
+        """Flat indices of the cells behind a side; read-only."""
+        return self._side_cells[side]
+
+    @cached_property
+    def _side_cells(self) -> dict[str, np.ndarray]:
+        behind = {}
+        for axis, n in enumerate(self.shape):
+            rest, step = math.prod(self.shape[:axis]), math.prod(self.shape[axis + 1 :])
+            for end, place in (("-", 0), ("+", n - 1)):
+                starts = (np.arange(rest) * n + place) * step
+                cells = behind[f"{self.axes[axis]}{end}"] = (starts[:, None] + np.arange(step)).reshape(-1)
+                cells.flags.writeable = False
+        return behind
+
     def field(self, name: str, value, where=None, out: np.ndarray | None = None) -> np.ndarray:
         """A number, array or callable(x, y, ...) as a new float64 array of `shape`, or in `out`."""
         field = np.empty(self.shape) if out is None else out

@@ -238,8 +238,11 @@ class Operator:
 
     def _to_wall(self, axis: int, end: str) -> np.ndarray:
         """Conductances of the half cells from the outermost cells to the wall at the `end` of grid axis `axis`."""
-        start, stop = (0, 1) if end == "-" else (-1, None)
-        return _slice(self.grid.face_areas(axis), axis, start, stop) / self._resistance(axis, start, stop)
+        place, d = (0 if end == "-" else -1), self._along(axis)
+        if np.ndim(d):
+            d = np.take(d, [place], axis=axis)
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.take(self.grid.face_areas(axis), [place], axis=axis) / (0.5 * self.grid.widths[axis][place] / d)
 
     def _links(self, axis: int) -> np.ndarray:
         """Conductances of the inner faces across grid axis `axis` before voids and held cells are cut out; n + 1 faces,
@@ -304,8 +307,8 @@ class Operator:
         for axis, name in enumerate(grid.axes):
             if not self.periodic[self.lead + axis]:
                 for end in "-+":
-                    cells = _layer(grid.shape, axis, 0 if end == "-" else grid.shape[axis] - 1)
-                    walls += self._side_walls(f"{name}{end}", axis, self._to_wall(axis, end), cells)
+                    side = f"{name}{end}"
+                    walls += self._side_walls(side, axis, self._to_wall(axis, end), grid.side_cells(side))
         return walls if self.all_free else walls + self._graph[1]
 
     @cached_property
@@ -475,6 +478,8 @@ class Operator:
     @cached_property
     def inverse_mass(self) -> np.ndarray:
         """1 / m, padded; 0 in cells that are not free."""
+        if self._one_mass is not None:
+            return np.full(self.shape, 1.0 / self._one_mass)
         inverse = np.empty(self.shape)
         for slab in self.slabs():
             np.divide(1.0, self.mass_in(slab), out=inverse[slab])
@@ -483,10 +488,15 @@ class Operator:
         return inverse
 
     @property
+    def _one_mass(self) -> float | None:
+        """The mass that all cells have, or None."""
+        one = self.all_free and not np.ndim(self.problem.capacity) and self.grid.volume_factors.size == 1
+        return self._uniform_mass if one else None
+
+    @property
     def _inverse_or_unit(self) -> tuple[np.ndarray | None, float]:
         """(None, m) where all cells have the same mass m, otherwise (1 / m, 1)."""
-        one = self.all_free and not np.ndim(self.problem.capacity) and self.grid.volume_factors.size == 1
-        return (None, self._uniform_mass) if one else (self.inverse_mass, 1.0)
+        return (self.inverse_mass, 1.0) if self._one_mass is None else (None, self._one_mass)
 
     def _padded_view(self, factors: np.ndarray) -> np.ndarray:
         """What broadcasts to the grid's shape in the padded shape, without a copy."""
@@ -748,13 +758,6 @@ def _radiative_coefficient(strength, half, inside: np.ndarray, outside: np.ndarr
 
 def _slice(x: np.ndarray, axis: int, start, stop) -> np.ndarray:
     return x[(slice(None),) * axis + (slice(start, stop),)]
-
-
-def _layer(shape: tuple[int, ...], axis: int, place: int) -> np.ndarray:
-    """Flat indices of the cells of one layer across `axis`."""
-    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    starts = (np.arange(before) * shape[axis] + place) * after
-    return (starts[:, None] + np.arange(after)).reshape(-1)
 
 
 def _at(axis: int, place: int) -> tuple:
