@@ -102,7 +102,7 @@ class Operator:
 
     def slabs(self) -> Iterator[tuple[slice, ...]]:
         """Indices of pieces that cover a padded field once, each small enough for temporaries of its size."""
-        axis = next((a for a, n in enumerate(self.shape[:2]) if n > 1), 2)
+        axis = int(np.argmax(self.shape[:2])) if max(self.shape[:2]) > 1 else 2
         n = self.shape[axis]
         thick = max(1, _SLAB_CELLS * n // math.prod(self.shape))
         for first in range(0, n, thick):

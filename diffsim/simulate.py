@@ -83,11 +83,11 @@ class _Run:
 
     def save(self) -> None:
         operator = self.operator
-        operator.leave(self.u, out=self.frames[len(self.times)])
-        self.times.append(float(self.t))
         self.contents.append(self.content())
         for side in self.flows:
             self.flows[side].append(operator.flow(side, self.u, self.t))
+        operator.leave(self.u, out=self.frames[len(self.times)])  # last: the state itself may become its frame
+        self.times.append(float(self.t))
 
     def probe(self) -> None:
         if not self.probes:

@@ -60,6 +60,22 @@ def test_the_balance_closes_to_rounding(scheme):
     assert run.balance < 1e-12
 
 
+@every_scheme
+@pytest.mark.parametrize("save", ["final", 3])
+def test_voids_and_held_cells_are_shown_and_keep_the_balance(scheme, save):
+    active, held = np.ones(GRID.shape, bool), np.zeros(GRID.shape, bool)
+    active[3:5, 2:4], held[7, 5] = False, True
+    problem = plate(active=active, fixed=(held, 2.0))
+    run = ds.simulate(problem, 0.3, until=0.05, scheme=scheme, save=save)
+    assert run.balance < 1e-12
+    for frame in run.u:
+        np.testing.assert_array_equal(np.isnan(frame), ~active)
+        assert frame[7, 5] == 2.0
+    inside = active & ~held
+    weight = np.broadcast_to(problem.grid.volumes, GRID.shape)[inside]
+    np.testing.assert_allclose(run.content, [(weight * frame[inside]).sum() for frame in run.u], rtol=1e-13)
+
+
 @pytest.mark.parametrize("scheme", ["ftcs", "rkc2", "tr-bdf2", "exact"])
 def test_saved_times_are_hit_exactly(scheme):
     times = np.array([0.0, 0.013, 0.0131, 0.5])
