@@ -652,8 +652,6 @@ class Operator:
     @cached_property
     def _collatz(self) -> float:
         """``rho <= max_i (|A| x)_i / x_i`` for any x > 0 (Collatz 1942), x from power iteration on |A|."""
-        if self.uniform is not None:
-            return self.uniform.collatz
         from .kernels.collatz import radius_bound
 
         inverse, unit = self._inverse_or_unit

@@ -77,31 +77,8 @@ class Uniform:
     @property
     def gershgorin(self) -> float:
         """Largest absolute row sum of A [1/s]: that of each axis adds up."""
-        return (sum(self._largest_row(axis) for axis in range(3)) + self.loss) / self.capacity
-
-    @property
-    def collatz(self) -> float:
-        """A bound of rho(A) [1/s] sharper than `gershgorin`: A is a sum over the axes, and so is rho."""
-        return (sum(self._axis_radius(axis) for axis in range(3)) + self.loss) / self.capacity
-
-    def _largest_row(self, axis: int) -> float:
-        g, w = self._line(axis)
-        return float((2 * (g[:-1] + g[1:]) + w).max())
-
-    def _axis_radius(self, axis: int) -> float:
-        """Upper bound of the radius along one axis: in closed form, or by Collatz' quotients ``(|A| x)_i / x_i`` of the
-        dominant vector of |A|."""
-        if "robin" not in self.kinds(axis):
-            return float(self.axis_eigenvalues(axis).max())
-        from scipy.linalg import eigh_tridiagonal
-
-        g, w = self._line(axis)
-        diagonal, inner, n = g[:-1] + g[1:] + w, g[1:-1], w.size
-        x = np.abs(eigh_tridiagonal(diagonal, inner, select="i", select_range=(n - 1, n - 1))[1][:, 0]) + 1e-12
-        product = diagonal * x
-        product[1:] += inner * x[:-1]
-        product[:-1] += inner * x[1:]
-        return min(float((product / x).max()), self._largest_row(axis))
+        rows = (float((2 * (g[:-1] + g[1:]) + w).max()) for g, w in map(self._line, range(3)))
+        return (sum(rows) + self.loss) / self.capacity
 
     def _line(self, axis: int) -> tuple[np.ndarray, np.ndarray]:
         """Conductances (n + 1,) and walls (n,) of the one-dimensional operator along an axis."""

@@ -82,7 +82,10 @@ def predicted_and_taken(kind, shape, scheme, frames, **settings):
     before = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
-        for cells in (tuple(12 for _ in shape), shape):  # the first compiles
+        for cells in (
+            SMALL_PLANE if len(shape) == 2 else SMALL_BLOCK,
+            shape,
+        ):  # the first compiles what the second takes
             problem, start = posed(kind, cells), np.random.default_rng(2).random(cells)
             given = arguments(problem, start, scheme, frames, **settings)
             predicted = foreseen(problem, **given)

@@ -2,8 +2,7 @@
 
 ``rho(A) <= rho(|A|) <= max_i (|A| x)_i / x_i`` for any x > 0 (Collatz 1942); x = 1 gives Gershgorin's bound. |A| has the
 sign of every coupling turned, ``(|K| x)_i = w_i x_i + sum_f g_f (x_i + x_j)``: all terms are positive, so no digits are
-lost. The vectors are kept in single precision, because any positive vector proves its bound; products and quotients are
-formed in double.
+lost.
 
 Arrays as in `stepping`; `inverse` is None where all masses are 1. g0 is None where there is one plane only. At sides the
 neighbour's index wraps around: the conductance there is 0 unless the axis is periodic. The bits of non-negative floats are
@@ -79,7 +78,7 @@ def _tops(w):
 
 @_compiled
 def _sweep_rows(g0, g1, g2, w, inverse, cross, most, scale, x, start, stop, y):
-    """``y = scale |A| x`` on the rows [start, stop); returns the largest (|A| x)_i / x_i and the largest y_i there.
+    """``y = max(scale |A| x, floor)`` on the rows [start, stop); returns the largest (|A| x)_i / x_i and the largest y_i there.
 
     `cross` is None, or what the largest x, `most`, adds to |A| x by a tensor.
     """
@@ -94,18 +93,18 @@ def _sweep_rows(g0, g1, g2, w, inverse, cross, most, scale, x, start, stop, y):
         below, above = x[i - 1 if i > 0 else n0 - 1, j], x[i + 1 if i < n0 - 1 else 0, j]
         along, low, high, loss = g2[i, j], g1[i, j], g1[i, j + 1], w[i, j]
         for k in range(n2):
-            c = np.float64(here[k])
+            c = here[k]
             product[k] = loss[k] * c + (low[k] * (c + south[k]) + high[k] * (c + north[k]))
         if g0 is not None:
             down, up = g0[i, j], g0[i + 1, j]
             for k in range(n2):
-                c = np.float64(here[k])
+                c = here[k]
                 product[k] += down[k] * (c + below[k]) + up[k] * (c + above[k])
         for k in range(1, n2 - 1):
-            c = np.float64(here[k])
+            c = here[k]
             product[k] += along[k] * (c + here[k - 1]) + along[k + 1] * (c + here[k + 1])
         for k in range(0, n2, max(n2 - 1, 1)):
-            c = np.float64(here[k])
+            c = here[k]
             west, east = here[k - 1 if k > 0 else n2 - 1], here[k + 1 if k < n2 - 1 else 0]
             product[k] += along[k] * (c + west) + along[k + 1] * (c + east)
         if inverse is not None:
@@ -117,7 +116,8 @@ def _sweep_rows(g0, g1, g2, w, inverse, cross, most, scale, x, start, stop, y):
                 product[k] += most * cross[i, j, k]
         for k in range(n2):
             ratio[k] = product[k] / here[k]
-            product[k] = scale * product[k] + _FLOOR
+            scaled = scale * product[k]
+            product[k] = scaled if scaled > _FLOOR else _FLOOR
             out[k] = product[k]
         for k in range(n2):
             top_ratio, top_product = max(top_ratio, ratio_bits[k]), max(top_product, product_bits[k])
@@ -149,7 +149,7 @@ def radius_bound(g0, g1, g2, w, inverse, cross, start, sweeps):
     sweeps
         Most products to spend.
     """
-    x, y = np.ones(w.shape, np.float32), np.empty(w.shape, np.float32)
+    x, y = np.ones(w.shape), np.empty(w.shape)
     rows = w.shape[0] * w.shape[1]
     graph, tops = _graph(g0, g1, g2, w), _tops(w)
     best, most = start, 1.0
@@ -159,7 +159,7 @@ def radius_bound(g0, g1, g2, w, inverse, cross, start, sweeps):
             tops[0] = _sweep_rows(*graph, w, inverse, cross, most, scale, x, 0, rows, y)
         else:
             _sweep_bands(*graph, w, inverse, cross, most, scale, x, tops, y)
-        ratio, most = float(tops[:, 0].max()), float(tops[:, 1].max()) * (1 + 1e-6)  # x is rounded
+        ratio, most = float(tops[:, 0].max()), float(tops[:, 1].max())
         previous, best = best, min(best, ratio)
         if previous - best < 1e-7 * best and best < start * (1 - 1e-9):
             break
