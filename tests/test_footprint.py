@@ -225,8 +225,10 @@ from diffsim.schemes import SCHEMES
 from diffsim.simulate import require_room
 
 def run(n):
-    d = 1.0 if sys.argv[1] == "uniform" else np.random.default_rng(0).random((n, n)) + 1
-    problem = ds.Problem(ds.Grid((n, n), (1.0, 1.0)), diffusivity=d, boundary={"x": ds.Dirichlet(0.0)})
+    given = {"diffusivity": 1.0}
+    if sys.argv[1] == "varying":  # with a loss everywhere, so that no page stays untouched
+        given = {"diffusivity": np.random.default_rng(0).random((n, n)) + 1, "loss": 0.1, "ambient": 1.0}
+    problem = ds.Problem(ds.Grid((n, n), (1.0, 1.0)), boundary={"x": ds.Dirichlet(0.0)}, **given)
     settings = dict(tol=None, save=int(sys.argv[3]), on_unstable="raise")
     start = np.ones((n, n))
     # nothing is made and given back before: memory that the process keeps would hide what the run takes
