@@ -50,7 +50,7 @@ _VISIT = 2
 _VISIT_BLOCK = 1
 # Bytes of a block that are to stay in the second-level cache; the same on every machine, because sums are taken block by
 # block.
-_CACHE = 1_000_000
+_CACHE = 1_200_000
 # Rows of a plane that a level advances before the next level follows.
 _STRIP = 4
 # Entries of a plan, see `_place_planes`.
@@ -326,18 +326,18 @@ def _pair(like, g, low_face, high_face, u, low, high, centre):
 
 
 @numba.njit(**_INLINE)
-def _net(like, stream, middle, along, u, places, faces, k):
+def _net(like, stream, middle, along, row, u, places, faces, k):
     """What enters the cell in column k of a row from its neighbours, ``sum_f g_f (u_neighbour - u)``.
 
-    `places` are those of column 0 of the row and of its neighbours in `u`: itself, west, east, south, north, below,
+    `places` are those of column 0 in `row`: itself, west, east; and of the neighbouring rows in `u`: south, north, below,
     above. `faces` are those of its faces: west in `along`, south and north in `middle`, below and above in `stream`.
     Where there is no neighbour, the face conducts nothing and any place that holds a number will do.
     """
     at, west, east, south, north, below, above = places
     face_along, face_south, face_north, face_below, face_above = faces
-    centre = _at(like, u, at + k)
+    centre = _at(like, row, at + k)
     face = face_along + k
-    net = _pair(like, along, face, face + np.uint64(1), u, west + k, east + k, centre)
+    net = _pair(like, along, face, face + np.uint64(1), row, west + k, east + k, centre)
     if middle is not None:
         net = net + _pair(like, middle, face_south + k, face_north + k, u, south + k, north + k, centre)
     return net + _pair(like, stream, face_below + k, face_above + k, u, below + k, above + k, centre)
@@ -345,12 +345,12 @@ def _net(like, stream, middle, along, u, places, faces, k):
 
 @numba.njit(**_INLINE)
 def _change(
-    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally, column
+    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, k, tally, column
 ):  # fmt: skip
     """``dt (F - K u) / m`` of the cell in column k; `tally` collects ``F - w u``, what crosses the border."""
-    net = _net(dt, stream, middle, along, u, places, faces, k)
+    net = _net(dt, stream, middle, along, row, u, places, faces, k)
     cell += k
-    enters = _at(dt, base, cell) - _at(dt, w, cell) * _at(dt, u, places[0] + k)
+    enters = _at(dt, base, cell) - _at(dt, w, cell) * _at(dt, row, places[0] + k)
     for p in range(amplitudes.shape[1]):
         pattern = _at(dt, patterns, np.uint64(p * inv_mass.size) + cell)
         enters = enters + _alike(dt, amplitudes[step, p]) * pattern
@@ -367,46 +367,46 @@ def _rate_cells(
     whole = n - n % lanes
     for k in range(np.uint64(0), whole, lanes):
         change = _change(
-            one, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
-            column,
+            one, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, u, places, faces, cell, k,
+            tally, column,
         )  # fmt: skip
         _put(change, rate, column + k)
     for k in range(whole, n):
         rate[column + k] = _change(
-            1.0, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
-            column,
+            1.0, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, u, places, faces, cell, k,
+            tally, column,
         )  # fmt: skip
 
 
 @numba.njit(**_INLINE)
 def _step_cells(
-    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, first, last, tally,
-    column, out, to,
+    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, first, last,
+    tally, column, out, to,
 ):  # fmt: skip
     """``out = u + dt (F - K u) / m`` in the columns [first, last) of a row."""
     lanes, wide = np.uint64(_LANES), _spread(dt)
     whole = last - (last - first) % lanes
     for k in range(first, whole, lanes):
         change = _change(
-            wide, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
-            column,
+            wide, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, k,
+            tally, column,
         )  # fmt: skip
-        _put(_at(wide, u, places[0] + k) + change, out, to + k)
+        _put(_at(wide, row, places[0] + k) + change, out, to + k)
     for k in range(whole, last):
         change = _change(
-            dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
-            column,
+            dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, k,
+            tally, column,
         )  # fmt: skip
-        out[to + k] = u[places[0] + k] + change
+        out[to + k] = row[places[0] + k] + change
 
 
 @numba.njit(**_INLINE)
-def _step_quiet_cells(scale, stream, middle, along, u, places, faces, first, last, out, to):
+def _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, first, last, out, to):
     """`_step_cells` on whole lanes where F = 0 and w = 0 and ``dt / m`` is `scale`: the same bits, fewer numbers read."""
     wide, at = _spread(scale), places[0]
     for k in range(first, last, np.uint64(_LANES)):
-        net = _net(wide, stream, middle, along, u, places, faces, k)
-        _put(_at(wide, u, at + k) + wide * net, out, to + k)
+        net = _net(wide, stream, middle, along, row, u, places, faces, k)
+        _put(_at(wide, row, at + k) + wide * net, out, to + k)
 
 
 @numba.njit(**_INLINE)
@@ -422,17 +422,17 @@ def _faces(shape, row, i, first):
 
 @numba.njit(**_INLINE)
 def _euler_row(
-    dt, scale, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, first, quiet,
-    loud, last, tally, column, out, to,
+    dt, scale, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, first,
+    quiet, loud, last, tally, column, out, to,
 ):  # fmt: skip
     """One step of the columns [first, last) of a row, of which [quiet, loud) are quiet."""
-    _step_quiet_cells(scale, stream, middle, along, u, places, faces, quiet, loud, out, to)
+    _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, quiet, loud, out, to)
     for side in range(2):  # one call for both sides, because it is pasted in
         start, stop = (first, quiet) if side == 0 else (loud, last)
         if start < stop:
             _step_cells(
-                dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, start,
-                stop, tally, column, out, to,
+                dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell,
+                start, stop, tally, column, out, to,
             )  # fmt: skip
 
 
@@ -467,13 +467,12 @@ def _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, k):
 
 
 @numba.njit(**_INLINE)
-def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, stop, single, out, to):
+def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, stop, out, to):
     """`_convex` on the columns [first, last) of a row of n2, from which `row` at ``places[0]`` is read.
 
     The neighbouring rows lie in the arrays `fields` at the other `places`, of which the one below may be overwritten.
     `ends` are the values beyond both ends of the row, and what they add to the centre of the end cells. Lanes go on up
-    to `stop`, which may lie beyond `last`. `single`: columns at the two ends that are not computed in lanes, because
-    lanes would look beyond the array.
+    to `stop`, which may lie beyond `last`.
     """
     lanes, one, zero = np.uint64(_LANES), np.uint64(1), np.uint64(0)
     at, south, north, below, above = places
@@ -482,17 +481,9 @@ def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, 
         if (side == 0 and first == zero) or (side == 1 and last == n2):
             value = _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, zero if side == 0 else n2 - one)
             head, tail = (value, tail) if side == 0 else (head, value)
-    wide = stop >= first + single[0] + single[1] + lanes
-    for side in range(2):
-        begin, end = (first, last) if side == 0 else (last, last)
-        if wide:
-            begin, end = (first, first + single[0]) if side == 0 else (last - single[1], last)
-        for k in range(begin, end):
-            out[to + k] = _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, k)
-    if wide:
+    if stop >= first + lanes:
         c, s0, s1, s2 = _spread(centre), _spread(r0), _spread(r1), _spread(r2)
-        stop -= single[1]
-        for begin in range(first + single[0], stop, lanes):
+        for begin in range(first, stop, lanes):
             k = min(begin, stop - lanes)
             across = _at(c, row, at + k - one) + _at(c, row, at + k + one)
             value = _convex(
@@ -500,6 +491,9 @@ def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, 
                 _at(c, fields[2], below + k), _at(c, fields[3], above + k),
             )  # fmt: skip
             _put(value, out, to + k)
+    else:
+        for k in range(first, last):
+            out[to + k] = _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, k)
     if first == zero:
         out[to] = head
     if last == n2:
@@ -555,10 +549,11 @@ def _aligned(workers, size):
     return block[skip : skip + workers * size].reshape(workers, size)
 
 
-def _ring_size(box, shape, depth, planar, levels):
-    """Numbers in the ring of a block, see `_slots`."""
+def _ring_size(box, shape, depth, planar):
+    """Numbers in the ring of a block, see `_slots`, and in a spare row: for the first and the last row of the grid, beside
+    which lanes must not look, and for rows of a periodic axis."""
     rows = box[1] + (0 if planar else 2 * depth)
-    return _slots(levels, planar) * rows * _width(box[2], shape[2], depth)
+    return (_slots(depth - 1, planar) * rows + 1) * _width(box[2], shape[2], depth)
 
 
 @numba.njit(**_SERIAL)
@@ -638,20 +633,20 @@ def _ghost(level, axis, end):
 
 
 @numba.njit(**_SERIAL)
-def _place_planes(shape, wraps, i0, i1, lowest, depth, front, visit, slots, plane, origin, plan):
+def _place_planes(shape, wraps, i0, i1, depth, front, visit, slots, plane, origin, plan):
     """Where the planes of a front lie: per level and plane its first cell in the grid, the place of row 0 of the planes
-    below, here and above of the level before (in the grid where that is level 0 and `lowest` is 1, else in the ring), and
-    of the plane itself in the ring. `NOWHERE` first: no such plane."""
+    below, here and above of the level before (in the grid where that is level 0, else in the ring), and of the plane
+    itself in the ring. `NOWHERE` first: no such plane."""
     n0, n1, n2 = shape
-    for level in range(lowest, depth + 1):
+    for level in range(1, depth + 1):
         for v in range(visit):
-            i, entry = front - level + lowest + v, 5 * (visit * level + v)
+            i, entry = front - level + 1 + v, 5 * (visit * level + v)
             if i < i0 - (depth - level) or i >= i1 + depth - level or (not wraps and (i < 0 or i >= n0)):
                 plan[entry] = NOWHERE
                 continue
             plan[entry] = i % n0 * n1 * n2
             for k in range(3):
-                if level == 1 and lowest == 1:
+                if level == 1:
                     plan[entry + 1 + k] = (i + k - 1) % n0 * n1 * n2
                 else:
                     plan[entry + 1 + k] = (i + k - level) % slots * plane + origin
@@ -677,14 +672,15 @@ def _uniform_block(
     width, slots = _width(k1 - k0, n2, depth), _slots(depth - 1, r1 is None)
     plane = (j1 - j0 + 2 * halo) * width
     margin = _margin(k1 - k0, n2, depth) - k0  # of column 0 in a row of the ring
-    origin = (halo - j0) * width + margin
+    origin, spare = (halo - j0) * width + margin, slots * plane + margin
+    west_end, east_end = max(k0 - _rounded(depth), 0), min(k1 + _rounded(depth), n2)  # of what a spare row holds
     open0, open1, open2 = periodic
     inner = 1.0 - decay - 2.0 * (r0 + r2 if r1 is None else (r0 + r1) + r2)
     inflow[:] = 0.0
     _ghost_rows(r1, walls, periodic, depth, width, ghosts)
     top, bottom = (j0, j1) if r1 is None else _span(j0, j1, depth - 1, n1, open1)
     for front in range(i0 - depth + 1, i1 + depth - 1, visit):
-        _place_planes(shape, open0, i0, i1, 1, depth, front, visit, slots, plane, origin, plan)
+        _place_planes(shape, open0, i0, i1, depth, front, visit, slots, plane, origin, plan)
         for strip in range(top, bottom, _STRIP):
             for level in range(1, depth + 1):
                 reach = depth - level
@@ -739,19 +735,24 @@ def _uniform_block(
                         if open2:
                             west, east = row[np.uint64(at + n2 - 1)], row[np.uint64(at)]
                         target, to = (ring, plan[entry + FOUR] + j * width) if reach > 0 else (out, cells)
-                        # lanes would look before the first row of the grid, and behind the last one
-                        single = (
-                            np.uint64(_LANES if level == 1 and cells == 0 and first == 0 else 0),
-                            np.uint64(_LANES if level == 1 and cells == (n0 * n1 - 1) * n2 and last == n2 else 0),
-                        )
+                        own = row
+                        if level == 1 and (cells == 0 or cells == (n0 * n1 - 1) * n2):
+                            _copy_row(
+                                u,
+                                np.uint64(cells + west_end),
+                                np.uint64(east_end - west_end),
+                                ring,
+                                np.uint64(spare + west_end),
+                            )
+                            own, at = ring, spare
                         places = (
                             np.uint64(at), np.uint64(south), np.uint64(north), np.uint64(below_0 + place * below_step),
                             np.uint64(above_0 + place * above_step),
                         )  # fmt: skip
                         _convex_row(
-                            centre, r0, r1, r2, (west, east, low, high), np.uint64(n2), row,
+                            centre, r0, r1, r2, (west, east, low, high), np.uint64(n2), own,
                             (south_in, north_in, below_in, above_in), places, np.uint64(first), np.uint64(last),
-                            np.uint64(stop), single, target, np.uint64(to),
+                            np.uint64(stop), target, np.uint64(to),
                         )  # fmt: skip
                         if source.size > 0:
                             _add_row(
@@ -760,16 +761,16 @@ def _uniform_block(
                         if not (inside_0 and j0 <= j < j1):
                             continue
                         if not open2 and k0 == 0:
-                            entered += r2 * west + (low - r2) * row[np.uint64(at)]
+                            entered += r2 * west + (low - r2) * own[np.uint64(at)]
                         if not open2 and k1 == n2:
-                            entered += r2 * east + (high - r2) * row[np.uint64(at + n2 - 1)]
+                            entered += r2 * east + (high - r2) * own[np.uint64(at + n2 - 1)]
                         if at_wall_0:
                             entered += _through_walls(
-                                r0, walls, past, 0, i, n0, row, np.uint64(at + k0), np.uint64(k1 - k0)
+                                r0, walls, past, 0, i, n0, own, np.uint64(at + k0), np.uint64(k1 - k0)
                             )
                         if r1 is not None and not open1 and (j == 0 or j == n1 - 1):
                             entered += _through_walls(
-                                r1, walls, past, 1, j, n1, row, np.uint64(at + k0), np.uint64(k1 - k0)
+                                r1, walls, past, 1, j, n1, own, np.uint64(at + k0), np.uint64(k1 - k0)
                             )
                     inflow[level - 1] += entered
 
@@ -805,7 +806,7 @@ def _half_or_all(shape):
 def _uniform_blocking(shape, planar):
     """Steps per pass and the box of a block: what fits the second-level cache and recomputes little at the rims."""
     if not planar:
-        return 4, _block_of_rows(shape, 4, _slots(3, planar))
+        return 4, _block_of_rows(shape, 4, _slots(3, planar) + 5)  # and planes of the state, read and written
     return 16, (256 if shape[0] >= 512 else _half_or_all(shape), 1, 1024)
 
 
@@ -813,7 +814,7 @@ def _block_of_rows(shape, depth, planes):
     """The box of a block of which so many planes have to stay in the cache: as many rows as fit, in equal parts."""
     columns = min(shape[2], 256)
     fitting = _CACHE // (8 * planes * _width(columns, shape[2], depth)) - 2 * depth
-    parts = -(-shape[1] // max(fitting, 2 * depth))
+    parts = -(-shape[1] // max(fitting, 4 * depth))
     return 64, -(-shape[1] // parts), columns
 
 
@@ -863,7 +864,7 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
         box = (*box[:2], shape[2])
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
     workers = _workers(u.size)
-    rings = _aligned(workers, _ring_size(box, shape, depth, planar, depth - 1))
+    rings = _aligned(workers, _ring_size(box, shape, depth, planar))
     ghosts = np.zeros((workers, 4 * depth * _width(box[2], shape[2], depth)))
     plans = np.zeros((workers, 5 * _VISIT * (depth + 1)), np.int64)
     inflow = np.empty((_n_boxes(shape, box), depth))
@@ -935,8 +936,7 @@ def _euler_block(
 ):  # fmt: skip
     """`_uniform_block` for any coefficients; no ghosts, because faces in walls conduct nothing.
 
-    Level 0 is a copy of the state in the ring, whose rows have room for a neighbour beside each end. Returns the sum of
-    ``F - w u`` over the cells of the box and all steps.
+    Returns the sum of ``F - w u`` over the cells of the box and all steps.
     """
     g0, g1, g2 = _bare(stream), _bare(middle), _bare(along)
     w, inv_mass, base, patterns, spans = _bare(w), _bare(inv_mass), _bare(base), _bare(patterns), _bare(spans)
@@ -945,21 +945,24 @@ def _euler_block(
     i0, i1, j0, j1, k0, k1 = bounds
     depth = amplitudes.shape[0]
     visit, halo = (_VISIT, 0) if middle is None else (_VISIT_BLOCK, depth)
-    width, slots = _width(k1 - k0, n2, depth), _slots(depth, middle is None)
+    width, slots = _width(k1 - k0, n2, depth), _slots(depth - 1, middle is None)
     plane = (j1 - j0 + 2 * halo) * width
-    origin = (halo - j0) * width + _margin(k1 - k0, n2, depth) - k0
+    margin = _margin(k1 - k0, n2, depth) - k0
+    origin, spare = (halo - j0) * width + margin, slots * plane + margin
+    west_end, east_end = max(k0 - _rounded(depth), 0), min(k1 + _rounded(depth), n2)  # of what a spare row holds
     tally[:] = 0.0
-    top, bottom = (j0, j1) if middle is None else _span(j0, j1, depth, n1, wraps[1])
-    for front in range(i0 - depth, i1 + depth, visit):
-        _place_planes(shape, wraps[0], i0, i1, 0, depth, front, visit, slots, plane, origin, plan)
+    top, bottom = (j0, j1) if middle is None else _span(j0, j1, depth - 1, n1, wraps[1])
+    for front in range(i0 - depth + 1, i1 + depth - 1, visit):
+        _place_planes(shape, wraps[0], i0, i1, depth, front, visit, slots, plane, origin, plan)
         for strip in range(top, bottom, _STRIP):
-            for level in range(depth + 1):
+            for level in range(1, depth + 1):
                 reach = depth - level
                 j_first, j_last = (j0, j1) if middle is None else _span(j0, j1, reach, n1, wraps[1])
                 first, last = max(k0 - _rounded(reach), 0), min(k1 + _rounded(reach), n2)
+                before, length = (u, n2) if level == 1 else (ring, width)
                 for v in range(visit):
                     entry = np.uint64(5 * (visit * level + v))
-                    i = front - level + v
+                    i = front - level + 1 + v
                     if plan[entry] == NOWHERE:
                         continue
                     below_0, here_0, above_0 = plan[entry + ONE], plan[entry + TWO], plan[entry + THREE]
@@ -967,36 +970,49 @@ def _euler_block(
                         below_0, above_0 = here_0 if i == 0 else below_0, here_0 if i == n0 - 1 else above_0
                     for j in range(max(j_first, strip), min(j_last, strip + _STRIP)):
                         inside = j if 0 <= j < n1 else j % n1
-                        cell, to = plan[entry] + inside * n2, plan[entry + FOUR] + j * width
-                        if level == 0:
-                            _copy_row(u, np.uint64(cell + first), np.uint64(last - first), ring, np.uint64(to + first))
-                            for side in range(2):
-                                place = np.uint64(cell + first if side == 0 else cell + last - 1)
-                                _fetch(w, place)
-                                _fetch(base, place)
-                                _fetch(inv_mass, place)
-                        else:
-                            at = here_0 + j * width
-                            back, forth = width if wraps[1] or j > 0 else 0, width if wraps[1] or j < n1 - 1 else 0
-                            places = (
-                                np.uint64(at), np.uint64(at - 1), np.uint64(at + 1), np.uint64(at - back),
-                                np.uint64(at + forth), np.uint64(below_0 + j * width), np.uint64(above_0 + j * width),
-                            )  # fmt: skip
-                            number = i % n0 * n1 + inside
-                            faces = _faces(shape, number, i % n0, np.int64(0))
-                            # Cells beyond the box belong to others; what crosses the border there goes to a second tally.
-                            column = np.uint64(0 if i0 <= i < i1 and j0 <= j < j1 else n2)
-                            # whole lanes that begin at lines of the cache
-                            quiet = first + _rounded(max(np.int64(spans[number, 0]) - first, 0))
-                            loud = first + (min(np.int64(spans[number, 1]), last) - first) // _LANES * _LANES
-                            if quiet >= loud:
-                                quiet = loud = last
-                            _euler_row(
-                                dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, ring, places,
-                                faces, np.uint64(cell), np.uint64(first), np.uint64(quiet), np.uint64(loud),
-                                np.uint64(last), tally, column, ring if reach > 0 else out,
-                                np.uint64(to if reach > 0 else cell),
-                            )  # fmt: skip
+                        number = plan[entry] // n2 + inside  # of the row in the grid
+                        cell, to = number * n2, plan[entry + FOUR] + j * width
+                        place = inside if level == 1 else j
+                        row, at = before, here_0 + place * length
+                        south, north = at - length, at + length
+                        if middle is None or (level == 1 and wraps[1]):
+                            south, north = here_0 + (inside - 1) % n1 * n2, here_0 + (inside + 1) % n1 * n2
+                        elif not wraps[1]:
+                            south, north = at if j == 0 else south, at if j == n1 - 1 else north
+                        if level == 1:
+                            # asked for where the first of several levels will need it
+                            for end in (cell + first, cell + last - 1):
+                                _fetch(w, np.uint64(end + n1 * n2))
+                                _fetch(base, np.uint64(end + n1 * n2))
+                                _fetch(inv_mass, np.uint64(end + n1 * n2))
+                            if wraps[2] or number == 0 or number == n0 * n1 - 1:
+                                row, at = ring, spare
+                                _copy_row(
+                                    u,
+                                    np.uint64(cell + west_end),
+                                    np.uint64(east_end - west_end),
+                                    ring,
+                                    np.uint64(spare + west_end),
+                                )
+                                if wraps[2]:
+                                    ring[spare - 1], ring[spare + n2] = u[cell + n2 - 1], u[cell]
+                        places = (
+                            np.uint64(at), np.uint64(at - 1), np.uint64(at + 1), np.uint64(south), np.uint64(north),
+                            np.uint64(below_0 + place * length), np.uint64(above_0 + place * length),
+                        )  # fmt: skip
+                        # Cells beyond the box belong to others; what crosses the border there goes to a second tally.
+                        column = np.uint64(0 if i0 <= i < i1 and j0 <= j < j1 else n2)
+                        # whole lanes that begin at lines of the cache
+                        quiet = first + _rounded(max(np.int64(spans[number, 0]) - first, 0))
+                        loud = first + (min(np.int64(spans[number, 1]), last) - first) // _LANES * _LANES
+                        if quiet >= loud:
+                            quiet = loud = last
+                        _euler_row(
+                            dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, row, before, places,
+                            _faces(shape, number, number // n1, np.int64(0)), np.uint64(cell), np.uint64(first),
+                            np.uint64(quiet), np.uint64(loud), np.uint64(last), tally, column, ring if reach > 0 else out,
+                            np.uint64(to if reach > 0 else cell),
+                        )  # fmt: skip
                         if wraps[2] and reach > 0:
                             ring[to - 1], ring[to + n2] = ring[to + n2 - 1], ring[to]
     return _ordered_sum(tally[k0:k1])
@@ -1026,7 +1042,9 @@ def _euler_passes(
 def _euler_blocking(shape, planar):
     """Steps per pass and the box of a block, as in `_uniform_blocking`; the coefficients want their place too."""
     if not planar:
-        return 4, _block_of_rows(shape, 4, _slots(4, planar) + 3 * 4)  # three conductances of the planes in the ring
+        return 5, _block_of_rows(
+            shape, 5, _slots(4, planar) + 3 * 5
+        )  # and three conductances of as many planes as levels
     return 8, (256 if shape[0] >= 512 else _half_or_all(shape), 1, 512)
 
 
@@ -1065,7 +1083,7 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
     workers = _workers(u.size)
     rings, tallies = (
-        _aligned(workers, _ring_size(box, shape, depth, middle is None, depth)),
+        _aligned(workers, _ring_size(box, shape, depth, middle is None)),
         np.empty((workers, 2 * shape[2])),
     )
     plans, entered = np.zeros((workers, 5 * _VISIT * (depth + 1)), np.int64), np.empty(_n_boxes(shape, box))
@@ -1147,10 +1165,10 @@ def _stiffness_cells(stream, middle, along, w, u, places, faces, n, out):
     lanes, wide, at = np.uint64(_LANES), _spread(0.0), places[0]
     whole = n - n % lanes
     for k in range(np.uint64(0), whole, lanes):
-        net = _net(wide, stream, middle, along, u, places, faces, k)
+        net = _net(wide, stream, middle, along, u, u, places, faces, k)
         _put(_at(wide, w, at + k) * _at(wide, u, at + k) - net, out, at + k)
     for k in range(whole, n):
-        out[at + k] = w[at + k] * u[at + k] - _net(0.0, stream, middle, along, u, places, faces, k)
+        out[at + k] = w[at + k] * u[at + k] - _net(0.0, stream, middle, along, u, u, places, faces, k)
 
 
 @numba.njit(**_SERIAL)
