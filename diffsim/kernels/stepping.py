@@ -799,7 +799,7 @@ def _uniform_passes(
 
 
 def _half_or_all(shape):
-    """Planes of a block of a small plane: half of them where a second thread pays."""
+    """Planes of a block of a small grid: half of them where a second thread pays."""
     return -(-shape[0] // 2) if math.prod(shape) >= _PARALLEL_CELLS else shape[0]
 
 
@@ -815,7 +815,7 @@ def _block_of_rows(shape, depth, planes):
     columns = min(shape[2], 256)
     fitting = _CACHE // (8 * planes * _width(columns, shape[2], depth)) - 2 * depth
     parts = -(-shape[1] // max(fitting, 4 * depth))
-    return 64, -(-shape[1] // parts), columns
+    return min(64, _half_or_all(shape)), -(-shape[1] // parts), columns
 
 
 def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
