@@ -22,6 +22,9 @@ _threaded = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=
 SHAPE, G0, G1, G2, W, DINV, B, X, Y = 0, 3, 4, 5, 6, 7, 8, 9, 10
 BLOCK = 11  # coarsening factor per axis towards the next level
 COLUMNS = 14
+# Where aggregates follow the ties, levels below the finest are lists: TIES lies in the arena, the others in `links`. NEAR
+# and TIES of node i are entries ENDS[i] .. ENDS[i + 1] - 1; ORDER[GROUPS[c]] .. are the nodes of aggregate c.
+TIES, ENDS, NEAR, GROUPS, ORDER = 3, 4, 5, 11, 12
 
 
 @_compiled
@@ -163,10 +166,10 @@ def cg_threads(job, blocks, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, f
 
 
 @_entry
-def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, omegas, blocks):
+def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, omegas, blocks, links):
     """Solve ``K x = b`` in place by conjugate gradients with V-cycles; x holds the first guess.
 
-    `table` to `blocks`: as `vcycle` takes them.
+    `table` to `links`: as `vcycle` takes them.
 
     Returns (iterations, ||b - K x||, ||b||, rounding), the last the size of the rounding errors in that residual: no
     double-precision x can be expected to have a smaller one. The direction is updated by Polak and Ribiere's formula,
@@ -209,7 +212,7 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, ome
                 before, rz = residual, 0.0
             job = LOAD
         elif job == LOAD:
-            vcycle(table, arena, dense, jobs, omegas, blocks)
+            vcycle(table, arena, dense, jobs, omegas, blocks, links)
             job = PRODUCTS
         elif job == PRODUCTS:
             beta = max(-alpha * second / rz, 0.0) if rz > 0.0 else 0.0
@@ -349,7 +352,7 @@ def prolong_rows(lo, hi, f0, f1, f2, e, x):
 
 
 # Jobs of one pass over a level.
-FORWARD, BACKWARD, RESTRICT, PROLONG = np.arange(4)
+FORWARD, BACKWARD, REST, RESTRICT, PROLONG = np.arange(5)
 
 
 @_compiled
@@ -390,16 +393,86 @@ def level_threads(job, blocks, rows, table, arena, level, omega):
         level_rows(job, lo, hi, table, arena, level, omega)
 
 
+@_compiled
+def node_rows(lo, hi, ends, near, ties, w, dinv, b, x, omega, y):
+    """One Richardson step on a graph; ``y = b - K x`` itself where omega is 0."""
+    for i in range(lo, hi):
+        own, flow = x[i], np.float64(0.0)
+        for e in range(ends[i], ends[i + 1]):
+            flow += ties[e] * (x[near[e]] - own)
+        rest = b[i] - w[i] * own + flow
+        y[i] = rest if omega == 0.0 else own + omega * (dinv[i] * rest)
+
+
+@_compiled
+def gather_rows(lo, hi, groups, order, rest, dinv, b, x, omega):
+    """b = sum of the rest over each aggregate, and x, the first smoothing step there."""
+    for c in range(lo, hi):
+        total = np.float64(0.0)
+        for m in range(groups[c], groups[c + 1]):
+            total += rest[order[m]]
+        b[c] = total
+        x[c] = omega * (dinv[c] * total)
+
+
+@_compiled
+def scatter_rows(lo, hi, groups, order, e, x):
+    """x += e of the aggregate each node belongs to."""
+    for c in range(lo, hi):
+        for m in range(groups[c], groups[c + 1]):
+            x[order[m]] += e[c]
+
+
+@_compiled
+def graph_rows(job, lo, hi, table, arena, links, level, omega):
+    """One pass of `level_rows` where aggregates follow the ties; RESTRICT and PROLONG go over the aggregates.
+
+    RESTRICT takes its rest from y, where the pass REST before it (omega = 0) has left ``b - K x``.
+    """
+    line = table[level]
+    b, x, y = arena[line[B] :], arena[line[X] :], arena[line[Y] :]
+    if job >= RESTRICT:
+        below, groups, order = table[level + 1], links[line[GROUPS] :], links[line[ORDER] :]
+        if job == RESTRICT:
+            gather_rows(lo, hi, groups, order, y, arena[below[DINV] :], arena[below[B] :], arena[below[X] :], omega)
+        else:
+            scatter_rows(lo, hi, groups, order, arena[below[Y] :], x)
+    elif level > 0:
+        source, target = (y, x) if job == BACKWARD else (x, y)
+        ties, w, dinv = arena[line[TIES] :], arena[line[W] :], arena[line[DINV] :]
+        node_rows(lo, hi, links[line[ENDS] :], links[line[NEAR] :], ties, w, dinv, b, source, omega, target)
+    elif job == REST:
+        n0, n1, n2 = line[SHAPE], line[SHAPE + 1], line[SHAPE + 2]
+        g0, g1 = cube(arena, line[G0], n0 + 1, n1, n2), cube(arena, line[G1], n0, n1 + 1, n2)
+        g2, w = cube(arena, line[G2], n0, n1, n2 + 1), cube(arena, line[W], n0, n1, n2)
+        u = cube(arena, line[X], n0, n1, n2)
+        for row in range(lo, hi):
+            rest = y[row * n2 : (row + 1) * n2]
+            apply_row(g0, g1, g2, w, u, row // n1, row % n1, rest)
+            for k in range(n2):
+                rest[k] = b[row * n2 + k] - rest[k]
+    else:
+        level_rows(job, lo, hi, table, arena, level, omega)
+
+
+@_threaded
+def graph_threads(job, blocks, rows, table, arena, links, level, omega):
+    """`graph_rows` over all rows, in `blocks` pieces."""
+    for piece in prange(blocks):
+        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
+        graph_rows(job, lo, hi, table, arena, links, level, omega)
+
+
 PARALLEL_CELLS = 20_000  # below this a level is done before a second thread has woken
 
 
 @_entry
-def vcycle(table, arena, dense, jobs, omegas, blocks):
+def vcycle(table, arena, dense, jobs, omegas, blocks, links):
     """One symmetric V-cycle from b and the first smoothing step in x of level 0; the correction is left in y.
 
     `jobs` and `omegas` list the passes: entry 0 is the first smoothing step, made by whoever fills b and x, then come
     the passes on the way down up to RESTRICT, then those on the way up. `blocks`: pieces for several threads, or None
-    for one.
+    for one. `links`: the lists of a hierarchy whose aggregates follow the ties, None where they are blocks.
     """
     last, down = table.shape[0] - 1, 1
     while jobs[down] != RESTRICT:
@@ -413,9 +486,16 @@ def vcycle(table, arena, dense, jobs, omegas, blocks):
         if turn > last * down:
             done = turn - last * down - 1
             level, k = last - 1 - done // up, down + 1 + done % up
-        line = table[level + 1 if jobs[k] == RESTRICT else level]
+        coarse = jobs[k] == RESTRICT or (jobs[k] == PROLONG and links is not None)
+        line = table[level + 1 if coarse else level]
         rows = line[SHAPE] * line[SHAPE + 1]
-        if blocks is None or table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
+        cells = table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2]
+        if links is not None:
+            if blocks is None or cells < PARALLEL_CELLS:
+                graph_rows(jobs[k], START, rows, table, arena, links, level, omegas[k])
+            else:
+                graph_threads(jobs[k], blocks, rows, table, arena, links, level, omegas[k])
+        elif blocks is None or cells < PARALLEL_CELLS:
             level_rows(jobs[k], START, rows, table, arena, level, omegas[k])
         else:
             level_threads(jobs[k], blocks, rows, table, arena, level, omegas[k])
@@ -1026,19 +1106,46 @@ def coarsen(table, arena, level):
     coarsen_walls(g0, g1, g2, w, f0, f1, f2, wc)
 
 
-@_entry
-def set_up(table, arena, g0, g1, g2, w, scale, dense):
-    """Fill the hierarchy of ``scale * K`` and factorise its coarsest level."""
+@_compiled
+def copy_finest(table, arena, g0, g1, g2, w, scale):
+    """``scale * K`` into the finest level."""
     copy_scaled(g0.reshape(-1), scale, arena[table[0, G0] : table[0, G0] + g0.size])
     copy_scaled(g1.reshape(-1), scale, arena[table[0, G1] : table[0, G1] + g1.size])
     copy_scaled(g2.reshape(-1), scale, arena[table[0, G2] : table[0, G2] + g2.size])
     copy_scaled(w.reshape(-1), scale, arena[table[0, W] : table[0, W] + w.size])
+
+
+@_entry
+def set_up(table, arena, g0, g1, g2, w, scale, dense):
+    """Fill the hierarchy of ``scale * K`` and factorise its coarsest level."""
+    copy_finest(table, arena, g0, g1, g2, w, scale)
     for level in range(table.shape[0]):
         inverse_diagonal(table, arena, level)
         if level < table.shape[0] - 1:
             coarsen(table, arena, level)
     assemble(table, arena, dense)
     factorise(dense)
+
+
+@_entry
+def graph_set_up(table, arena, g0, g1, g2, w, scale, links, dense):
+    """The same where aggregates follow the ties; ties and w of the levels below the finest are in the arena already."""
+    copy_finest(table, arena, g0, g1, g2, w, scale)
+    inverse_diagonal(table, arena, START)
+    last = table.shape[0] - 1
+    for level in range(1, last + 1):
+        line = table[level]
+        ends, near, ties = links[line[ENDS] :], links[line[NEAR] :], arena[line[TIES] :]
+        for i in range(line[SHAPE]):
+            d = np.float64(arena[line[W] + i])
+            for e in range(ends[i], ends[i + 1]):
+                d += ties[e]
+                if level == last and near[e] > i:
+                    dense[i, near[e]] = -np.float64(ties[e])
+            arena[line[DINV] + i] = 1.0 / d if d > 0.0 else 0.0
+            if level == last:
+                dense[i, i] = np.float64(arena[line[W] + i])
+    eliminate(dense)
 
 
 @_entry
@@ -1114,6 +1221,27 @@ def factorise(dense):
             share = dense[k, i] * dense[k, k]
             for j in range(i, end):
                 dense[i, j] -= share * dense[k, j]
+
+
+@_compiled
+def eliminate(dense):
+    """The same from couplings <= 0 above the diagonal and w on it, without a subtraction: exact at any contrast.
+
+    Whether a component is anchored shows in what is left of w, where a difference of large numbers could not tell
+    (Grassmann, Taksar and Heyman, Regenerative analysis and steady state distributions, Oper. Res. 33, 1985).
+    """
+    n = dense.shape[0]
+    for k in range(n):
+        dense[k, n] = n
+        pivot = dense[k, k]
+        for i in range(k + 1, n):
+            pivot -= dense[k, i]
+        for i in range(k + 1, n):
+            share = -dense[k, i] / pivot if pivot > 0.0 else 0.0
+            dense[i, i] += share * dense[k, k]
+            for j in range(i + 1, n):
+                dense[i, j] += share * dense[k, j]
+        dense[k, k] = 1.0 / pivot if pivot > 0.0 else 0.0
 
 
 @_compiled
