@@ -94,12 +94,12 @@ class Grid:
     def size(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def axes(self) -> tuple[str, ...]:
         """Names of the axes in array order."""
         return AXES[self.geometry][: self.ndim]
 
-    @property
+    @cached_property
     def sides(self) -> tuple[str, ...]:
         """Names of the sides: "x-", "x+", "y-", ..."""
         return tuple(f"{axis}{end}" for axis in self.axes for end in "-+")

@@ -103,7 +103,12 @@ class Multigrid:
     @cached_property
     def _facts(self) -> list[tuple[float, float, float, float]]:
         """Per axis: sum, largest, smallest positive and number of positive conductances."""
-        return [kernels.survey(g.reshape(-1)) for g in self.conductances]
+        flat = [n == 1 and not wraps for n, wraps in zip(self.shape, self.periodic, strict=True)]  # both ends are 0
+        none = (0.0, 0.0, math.inf, 0.0)
+        return [
+            none if is_flat else kernels.survey(g.reshape(-1))
+            for g, is_flat in zip(self.conductances, flat, strict=True)
+        ]
 
     @cached_property
     def _strength(self) -> list[float]:
@@ -151,7 +156,7 @@ class Multigrid:
         largest = max(*(facts[1] for facts in self._facts), float(self.diagonal.max(initial=0.0)))
         scale = 1.0 / largest if largest > 0 else 1.0
         table, size = self._plane or _layout(self.shape, self._strength)
-        arena: np.ndarray = np.zeros(size, dtype=self._precision)
+        arena: np.ndarray = (np.empty if self._plane else np.zeros)(size, dtype=self._precision)
         coarsest = math.prod(int(n) for n in table[-1, :3])
         dense = np.zeros((coarsest, coarsest + 1))
         if self._plane:
@@ -200,7 +205,7 @@ class Multigrid:
             raise ValueError(f"norm = {norm!r}: only 'residual' exists.")
         rhs = np.ascontiguousarray(rhs, dtype=np.float64).reshape(self.shape)
         x = np.zeros(self.shape) if x0 is None else np.array(x0, dtype=np.float64, order="C").reshape(self.shape)
-        top = float(np.abs(rhs).max(initial=0.0))
+        top = max(float(rhs.max(initial=0.0)), -float(rhs.min(initial=0.0)))
         if not math.isfinite(top):
             raise ValueError("rhs holds values that are not finite; nothing can be solved with them.")
         if top == 0.0:
@@ -219,7 +224,8 @@ class Multigrid:
         else:
             found = kernels.pcg(*self.conductances, *system, *hierarchy, *self._schedule, self._blocks)
         iterations, residual, size, rounding = found
-        x[self._inert] = 0.0
+        if self._inert.any():
+            x[self._inert] = 0.0
         converged = bool(residual <= max(tol * size, 2.0 * rounding))
         return Solve(x, int(iterations), float(residual / size), converged, float(rounding / size))
 
