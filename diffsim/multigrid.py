@@ -161,7 +161,9 @@ class Multigrid:
         dense = np.zeros((coarsest, coarsest + 1))
         if self._plane:
             wrap1, wrap2 = self.periodic[1:]
-            kernels.box_set_up(table, arena, *self.conductances[1:], self.diagonal, wrap1, wrap2, scale, dense)
+            work = np.zeros(int(table[-1, kernels.WEIGHTS]))
+            flat = (g.reshape(-1) for g in (*self.conductances[1:], self.diagonal))
+            kernels.box_set_up(table, arena, work, *flat, wrap1, wrap2, scale, dense, self._blocks)
         else:
             kernels.set_up(table, arena, *self.conductances, self.diagonal, scale, dense)
         return table, arena, dense, scale
@@ -304,7 +306,7 @@ def _layout(shape: tuple[int, ...], strength: list[float]) -> tuple[np.ndarray, 
 def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[np.ndarray, int]:
     """The same for a plane whose coarse cells are every other one."""
     lines: list = []
-    at = 0
+    at = scratch = 0
     n1, n2 = int(shape[1]), int(shape[2])
     while True:
         line = np.zeros(kernels.PLANE_COLUMNS, dtype=np.int64)
@@ -323,6 +325,10 @@ def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[n
         for column, size in sizes.items():
             line[column] = at
             at += size
+        line[kernels.WORK] = scratch
+        scratch += (6 if lines else 4) * (n1 + 2 * kernels.HALO) * (n2 + 2 * kernels.HALO)
+        line[kernels.WEIGHTS] = scratch  # on the coarsest level, which has none: the end
+        scratch += 0 if coarsest else 8 * (m1 + 2) * (m2 + 2)
         lines.append(line)
         if coarsest:
             table = np.array(lines)

@@ -358,6 +358,7 @@ def _stop_requests() -> Iterator[threading.Event]:
 def _threads(recipe: _Recipe) -> int:
     """Shards that this process solves at once: small systems side by side, large ones each on all threads."""
     import numba
+
     from diffsim.multigrid import SIDE_BY_SIDE
 
     return min(numba.get_num_threads(), recipe.n_shards) if recipe.solved_cells < SIDE_BY_SIDE else 1
