@@ -328,7 +328,8 @@ class _System:
         x0 = None
         if guess is not None:
             x0 = operator.enter(_field(operator.problem, "guess", guess))
-        solver = Multigrid(operator.conductances, operator.diagonal + self.damping, operator.periodic)
+        diagonal = operator.diagonal + self.damping if np.ndim(self.damping) else operator.diagonal
+        solver = Multigrid(operator.conductances, diagonal, operator.periodic)
         if self.plain:
             return solver.solve(self.forcing, x0=x0, tol=self.tol, max_iterations=MOST_ITERATIONS)
         apply = lambda u: operator.apply(u) + self.damping * u  # noqa: E731
@@ -374,11 +375,13 @@ def _field(problem: Problem, name: str, value) -> np.ndarray:
 
 def _norm(x: np.ndarray) -> float:
     """Euclidean norm, with a scale so that it neither overflows nor vanishes."""
-    largest = max(float(x.max(initial=0.0)), -float(x.min(initial=0.0)))
+    flat = x.reshape(-1)
+    square = float(np.einsum("i,i", flat, flat))  # one pass, on one thread: the same bits always
+    if 1e-200 < square < 1e200:
+        return math.sqrt(square)
+    largest = float(np.abs(x).max(initial=0.0))
     if largest == 0.0 or not math.isfinite(largest):
         return largest
-    if 1e-100 < largest < 1e100:
-        return math.sqrt(float(np.square(x).sum()))
     return largest * float(np.sqrt(np.square(x / largest).sum()))
 
 

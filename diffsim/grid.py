@@ -188,6 +188,15 @@ class Grid:
                 area = area * self._along(other, self._measure(other))
         return area
 
+    def layer(self, axis: int, place: int) -> np.ndarray:
+        """Flat indices of the cells of one layer across `axis`, in the shape of a side."""
+        index, stride = np.zeros((1,) * self.ndim, dtype=np.int64), 1
+        for a in range(self.ndim)[::-1]:
+            along = np.arange(place, place + 1) if a == axis else np.arange(self.shape[a])
+            index = index + stride * self._along(a, along)
+            stride *= self.shape[a]
+        return np.squeeze(index, axis=axis)
+
     def side_shape(self, side: str) -> tuple[int, ...]:
         """Shape of an array over the side, e.g. (ny, nz) for "x-"."""
         axis = self.axes.index(side[0])

@@ -234,7 +234,6 @@ class Operator:
         conductances, walls = [np.zeros(self._face_shape(a)) for a in range(self.lead)], []
         void: list[tuple] = []
         held: list[tuple] = []
-        index = np.arange(grid.size).reshape(grid.shape)
         free = self.free.reshape(grid.shape)
         for axis in range(grid.ndim):
             links, low, high = self._links(axis)
@@ -242,6 +241,7 @@ class Operator:
                 links = tensor.loosened(links, grid, self._coefficient, axis, problem.boundary)
             name, n = grid.axes[axis], grid.shape[axis]
             if not self.all_free:
+                index = np.arange(grid.size).reshape(grid.shape)
                 pairs = [(slice(0, n - 1), slice(1, n), slice(1, n))]
                 if self.periodic[self.lead + axis] and n > 1:
                     pairs.append((slice(n - 1, n), slice(0, 1), slice(0, 1)))
@@ -267,7 +267,7 @@ class Operator:
             conductances.append(np.ascontiguousarray(links).reshape(self._face_shape(self.lead + axis)))
             if not self.periodic[self.lead + axis]:
                 for side, half, at in ((f"{name}-", low, 0), (f"{name}+", high, n - 1)):
-                    walls += self._side_walls(side, axis, half, index[_at(axis, at)], free[_at(axis, at)])
+                    walls += self._side_walls(side, axis, half, grid.layer(axis, at), free[_at(axis, at)])
         walls += self._void_walls(void)
         if held:
             cells, area, g, values = (np.concatenate(parts) for parts in zip(*held, strict=True))
@@ -570,7 +570,7 @@ class Operator:
     @cached_property
     def _all_joined(self) -> bool:
         """Every inner face conducts."""
-        return all((_slice(g, axis, 1, -1) > 0).all() for axis, g in enumerate(self.conductances))
+        return all(_slice(g, axis, 1, -1).min(initial=1.0) > 0 for axis, g in enumerate(self.conductances))
 
     @cached_property
     def components(self) -> tuple[np.ndarray, int, np.ndarray]:

@@ -54,7 +54,6 @@ def _assemble(stack: list[Operator]) -> None:
     """Conductances, walls, diagonal and forcing of plain problems on one grid."""
     first, count = stack[0], len(stack)
     grid, lead = first.grid, first.lead
-    index = np.arange(grid.size).reshape(grid.shape)
     d = np.stack([operator.problem.diffusivity for operator in stack])
     diagonal, base = np.zeros((count, grid.size)), np.zeros((count, grid.size))
     nothing = [np.zeros(first._face_shape(axis)) for axis in range(lead)]
@@ -68,7 +67,7 @@ def _assemble(stack: list[Operator]) -> None:
         if not first.periodic[lead + axis]:
             for end, side_half, at in (("-", low, 0), ("+", high, -1)):
                 side = f"{grid.axes[axis]}{end}"
-                cells = np.take(index, at, axis=axis).ravel()
+                cells = grid.layer(axis, at % grid.shape[axis]).ravel()
                 area = np.broadcast_to(np.take(grid.face_areas(axis), at, axis=axis), grid.side_shape(side)).ravel()
                 walls_of.append((side, cells, area, side_half.reshape(count, cells.size)))
     walls: list[list[Wall]] = [[] for _ in stack]
