@@ -331,7 +331,9 @@ class _System:
         diagonal = operator.diagonal + self.damping if np.ndim(self.damping) else operator.diagonal
         solver = Multigrid(operator.conductances, diagonal, operator.periodic)
         if self.plain:
-            return solver.solve(self.forcing, x0=x0, tol=self.tol, max_iterations=MOST_ITERATIONS)
+            solve = solver.solve(self.forcing, x0=x0, tol=self.tol, max_iterations=MOST_ITERATIONS)
+            solver.release()
+            return solve
         apply = lambda u: operator.apply(u) + self.damping * u  # noqa: E731
         return solve_preconditioned(apply, solver.cycle, self.forcing, x0, self.tol, MOST_ITERATIONS)
 

@@ -33,7 +33,7 @@ def done_ahead(
     -----
     Leaving the block cancels what was not begun and waits for the rest; after a KeyboardInterrupt it does not wait.
     """
-    helpers = [_Threads(threads)]
+    helpers: list[_Helper] = [_Threads(min(threads, len(numbers)), not processes)]
     if processes and len(numbers) > 1:
         helpers.append(_Processes(min(processes, len(numbers) - 1)))
     wait = True
@@ -85,14 +85,14 @@ class _Helper:
 
 
 class _Threads(_Helper):
-    """Threads that a process need not wait for when it ends. They share the threads that numba has here."""
+    """Threads that a process need not wait for when it ends. Where they are `alone` they share the threads of numba."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, alone: bool):
         import numba
 
         super().__init__(size)
         self._queue: SimpleQueue = SimpleQueue()
-        share = max(1, numba.get_num_threads() // size)
+        share = max(1, numba.get_num_threads() // size) if alone else 1
         self._threads = [threading.Thread(target=self._work, args=(share,), daemon=True) for _ in range(size)]
         for thread in self._threads:
             thread.start()
