@@ -33,7 +33,7 @@ def done_ahead(
     -----
     Leaving the block cancels what was not begun and waits for the rest; after a KeyboardInterrupt it does not wait.
     """
-    helpers: list[_Helper] = [_Threads(min(threads, len(numbers)), not processes)]
+    helpers: list[_Helper] = [_Threads(max(1, min(threads, len(numbers))), not processes)]
     if processes and len(numbers) > 1:
         helpers.append(_Processes(min(processes, len(numbers) - 1)))
     wait = True
@@ -49,8 +49,9 @@ def done_ahead(
 
 def _in_order(job: Callable[[int], Any], numbers: Sequence[int], helpers: list) -> Iterator[tuple[int, Any]]:
     left, begun = deque(numbers), deque[tuple[int, Future]]()
+    most = HELD * sum(helper.size for helper in helpers)
     while left or begun:
-        while left and any(helper.room for helper in helpers):
+        while left and len(begun) < most and any(helper.room for helper in helpers):
             number = left.popleft()
             begun.append((number, max(helpers, key=lambda helper: helper.room).submit(job, number)))
         number, future = begun.popleft()

@@ -1043,22 +1043,23 @@ def set_up(table, arena, g0, g1, g2, w, scale, dense):
 @_entry
 def survey(values):
     """(sum, largest, smallest positive, number of positive) of values >= 0, flat; (0, 0, inf, 0) of none."""
-    total, more, top, low, count = 0.0, 0.0, 0.0, np.inf, 0
-    half = values.size // 2
-    for k in range(half):  # two sums at a time: each waits for its last addition
+    total, more, top, higher, low, lower, count = 0.0, 0.0, 0.0, 0.0, np.inf, np.inf, 0
+    half = np.uint64(values.size // 2)
+    for k in range(half):  # two chains of operations: each waits for its last one
         a, b = values[k], values[half + k]
         total += a
         more += b
         top = a if a > top else top
-        top = b if b > top else top
-        low = a if 0.0 < a < low else low
-        low = b if 0.0 < b < low else low
-        count += (a > 0.0) + (b > 0.0)
-    for k in range(2 * half, values.size):
+        higher = b if b > higher else higher
+        a, b = a if a > 0.0 else np.inf, b if b > 0.0 else np.inf
+        low = a if a < low else low
+        lower = b if b < lower else lower
+        count += np.int64(a < np.inf) + np.int64(b < np.inf)
+    for k in range(half + half, np.uint64(values.size)):
         a = values[k]
         more += a
-        top, low, count = max(top, a), a if 0.0 < a < low else low, count + (a > 0.0)
-    return total + more, top, low, count
+        top, low, count = max(top, a), min(low, a if a > 0.0 else np.inf), count + np.int64(a > 0.0)
+    return total + more, max(top, higher), min(low, lower), count
 
 
 @_compiled
