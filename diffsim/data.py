@@ -16,10 +16,13 @@ from .errors import ProblemError
 
 def number(name: str, value, *, least: float = -math.inf, above: float = -math.inf, finite: bool = True) -> float:
     """`value` as a float, or a `ProblemError` naming the field, the value and the allowed range."""
-    scalar = value.item() if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0 else value
-    if isinstance(scalar, bool) or not isinstance(scalar, Real):
-        raise ProblemError(f"{name} = {_short(value)} is not a number; give an int or a float.")
-    result = float(scalar)
+    if type(value) is float:  # most are, and a data set checks ten for every problem
+        result = value
+    else:
+        scalar = value.item() if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0 else value
+        if isinstance(scalar, bool) or not isinstance(scalar, Real):
+            raise ProblemError(f"{name} = {_short(value)} is not a number; give an int or a float.")
+        result = float(scalar)
     if math.isnan(result) or (finite and math.isinf(result)):
         raise ProblemError(f"{name} = {result} is not finite; give a finite number.")
     if result < least or not result > above:
@@ -42,12 +45,13 @@ def array(
     if where is not None:
         result[~where] = 0.0
     inside = result if where is None else result[where]
-    if inside.size and not np.isfinite(inside).all():
+    low, high = (float(inside.min()), float(inside.max())) if inside.size else (math.inf, -math.inf)
+    if inside.size and not (math.isfinite(low) and math.isfinite(high)):
         bad = int(np.count_nonzero(~np.isfinite(inside)))
         raise ProblemError(f"{name} holds {bad} values that are NaN or infinite; every value must be finite.")
-    if inside.size and (inside.min() < least or not inside.min() > above):
-        bound = f">= {least:g}" if inside.min() < least else f"> {above:g}"
-        raise ProblemError(f"{name} has a smallest value of {inside.min():g}, but every value must be {bound}.")
+    if low < least or not low > above:
+        bound = f">= {least:g}" if low < least else f"> {above:g}"
+        raise ProblemError(f"{name} has a smallest value of {low:g}, but every value must be {bound}.")
     result.flags.writeable = False
     return result
 
@@ -55,7 +59,7 @@ def array(
 def number_or_array(name: str, value, shape, **limits) -> float | np.ndarray:
     """A float where one number was given, otherwise a checked array of `shape`."""
     where = limits.pop("where", None)
-    if np.ndim(value) == 0:
+    if type(value) is float or np.ndim(value) == 0:
         return number(name, value, **limits)
     return array(name, value, shape, where=where, **limits)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import tensor
+from . import series, tensor
 from .data import Data
 from .errors import ProblemError
 from .forcing import Forcing, Term, Wall
@@ -204,39 +204,19 @@ class Operator:
         cells are cut out, (n + 1 faces, walls 0 unless periodic), and of the half cells to the low and high
         walls."""
         grid, coefficient = self.grid, self._coefficient
-        n = grid.shape[axis]
-        shape = [k + (a == axis) for a, k in enumerate(grid.shape)]
-        area = _spread(grid.face_areas(axis), shape)
-        width = grid._along(axis, grid.widths[axis])
         d = _spread(self._along(axis), grid.shape)
-        links = np.zeros(shape)
-        with np.errstate(divide="ignore", over="ignore"):
-            # half cell, per area; inf where D = 0, or so small that nothing passes
-            resistance = 0.5 * width / d
-        inner = _slice(links, axis, 1, -1)
+        half = series.half_cells(grid, axis, d)
+        inner = None
         if isinstance(coefficient, OfGradient):
-            at_faces = self._checked_faces(coefficient, axis)
-            gap = grid._along(axis, np.diff(grid.centers[axis]))
-            inner[...] = _slice(area * at_faces, axis, 1, -1) / gap
+            inner = self._checked_faces(coefficient, axis)
         elif isinstance(self.problem.diffusivity, OfState):
-            gap = grid._along(axis, np.diff(grid.centers[axis]))
-            inner[...] = _slice(area * self._to_faces(d, axis), axis, 1, -1) / gap
-        else:
-            series = _slice(resistance, axis, None, -1) + _slice(resistance, axis, 1, None)
-            for name, position, extra in self.problem.contacts:
-                if name == grid.axes[axis]:
-                    face = int(np.argmin(np.abs(grid.edges[axis] - position)))
-                    _slice(series, axis, face - 1, face)[...] += np.expand_dims(
-                        np.broadcast_to(extra, grid.side_shape(f"{name}-")), axis
-                    )
-            np.divide(_slice(area, axis, 1, -1), series, out=inner)
-        if self.periodic[self.lead + axis] and n > 1:
-            wrap = _slice(area, axis, 0, 1) / (_slice(resistance, axis, 0, 1) + _slice(resistance, axis, -1, None))
-            _slice(links, axis, 0, 1)[...] = wrap
-            _slice(links, axis, -1, None)[...] = wrap
-        low = _slice(area, axis, 0, 1) / _slice(resistance, axis, 0, 1)
-        high = _slice(area, axis, -1, None) / _slice(resistance, axis, -1, None)
-        return links, low, high
+            inner = _slice(self._to_faces(d, axis), axis, 1, -1)
+        contacts = [
+            (int(np.argmin(np.abs(grid.edges[axis] - position))), resistance)
+            for name, position, resistance in self.problem.contacts
+            if name == grid.axes[axis]
+        ]
+        return series.conductances(grid, axis, half, self.periodic[self.lead + axis], inner, contacts)
 
     def _checked_faces(self, coefficient: OfGradient, axis: int) -> np.ndarray:
         values = self._call(coefficient.f, self._face_gradient_magnitude(axis))
@@ -244,7 +224,7 @@ class Operator:
             raise ProblemError(
                 f"diffusivity(|grad u|) returned {values.min():g} at its smallest; D must be finite and >= 0."
             )
-        return values
+        return _slice(values, axis, 1, -1)
 
     @cached_property
     def _parts(self):
@@ -254,7 +234,6 @@ class Operator:
         conductances, walls = [np.zeros(self._face_shape(a)) for a in range(self.lead)], []
         void: list[tuple] = []
         held: list[tuple] = []
-        index = np.arange(grid.size).reshape(grid.shape)
         free = self.free.reshape(grid.shape)
         for axis in range(grid.ndim):
             links, low, high = self._links(axis)
@@ -262,6 +241,7 @@ class Operator:
                 links = tensor.loosened(links, grid, self._coefficient, axis, problem.boundary)
             name, n = grid.axes[axis], grid.shape[axis]
             if not self.all_free:
+                index = np.arange(grid.size).reshape(grid.shape)
                 pairs = [(slice(0, n - 1), slice(1, n), slice(1, n))]
                 if self.periodic[self.lead + axis] and n > 1:
                     pairs.append((slice(n - 1, n), slice(0, 1), slice(0, 1)))
@@ -287,7 +267,7 @@ class Operator:
             conductances.append(np.ascontiguousarray(links).reshape(self._face_shape(self.lead + axis)))
             if not self.periodic[self.lead + axis]:
                 for side, half, at in ((f"{name}-", low, 0), (f"{name}+", high, n - 1)):
-                    walls += self._side_walls(side, axis, half, index[_at(axis, at)], free[_at(axis, at)])
+                    walls += self._side_walls(side, axis, half, grid.layer(axis, at), free[_at(axis, at)])
         walls += self._void_walls(void)
         if held:
             cells, area, g, values = (np.concatenate(parts) for parts in zip(*held, strict=True))
@@ -377,9 +357,16 @@ class Operator:
                 )
             wall = Wall(side, cells, area, half, np.zeros_like(area), places, value, flux)
             h = _radiative_coefficient(h, half / area, np.ravel(self._field)[cells], wall.data_at(value, self.t))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            g = np.where(half > 0, 1 / (1 / (np.asarray(h) * area) + 1 / half), 0.0)  # h = inf: g = half; h = 0: g = 0
-        return Wall(side, cells, area, half, g, places, value, flux)
+        return Wall(side, cells, area, half, series.to_outside(h, area, half), places, value, flux)
+
+    def adopt(self, conductances, walls: list[Wall], diagonal: np.ndarray, base: np.ndarray, joined: bool) -> None:
+        """Take what was assembled for many problems at once (`diffsim.together`), as it would be assembled here.
+
+        `base` is a steady forcing; `joined`: every inner face conducts.
+        """
+        known = self.__dict__
+        known["_parts"], known["diagonal"], known["_all_joined"] = (conductances, walls), diagonal, joined
+        known["forcing"] = Forcing(self.shape, [], base)
 
     @property
     def conductances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -583,7 +570,7 @@ class Operator:
     @cached_property
     def _all_joined(self) -> bool:
         """Every inner face conducts."""
-        return all((_slice(g, axis, 1, -1) > 0).all() for axis, g in enumerate(self.conductances))
+        return all(_slice(g, axis, 1, -1).min(initial=1.0) > 0 for axis, g in enumerate(self.conductances))
 
     @cached_property
     def components(self) -> tuple[np.ndarray, int, np.ndarray]:

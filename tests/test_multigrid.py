@@ -11,7 +11,7 @@ from scipy.sparse.linalg import spsolve
 
 import diffsim.graphs
 import diffsim.multigrid
-from diffsim.kernels import multigrid as passes
+from diffsim.kernels import multigrid as kernels
 from diffsim.multigrid import Multigrid, solve_batch
 
 
@@ -355,7 +355,7 @@ def test_aggregates_keep_phases_apart():
     coefficient = spheres((16, 17, 18), 0.3, 3.0, 1e4, 1.0)
     conductances, diagonal, _ = graph(coefficient, walls=[0])
     table, _, links = diffsim.graphs.layout(conductances, diagonal, 1.0, np.float64, 96)
-    groups, order = (links[table[0, column] :] for column in (passes.GROUPS, passes.ORDER))
+    groups, order = (links[table[0, column] :] for column in (kernels.GROUPS, kernels.ORDER))
     groups = groups[: table[1, 0] + 1]
     phases = np.split(coefficient.ravel()[order[: groups[-1]]], groups[1:-1])
     assert sorted(order[: groups[-1]]) == list(range(diagonal.size))
@@ -399,6 +399,56 @@ def test_what_an_earlier_solve_left_behind_does_not_matter():
     arena[start : start + 2 * cells] = np.nan  # the directions
     rhs = np.ones(diagonal.shape)
     assert np.array_equal(used.solve(rhs).x, fresh.solve(rhs).x)
+
+
+@pytest.mark.parametrize("wrap", [[], [1, 2]], ids=["walls", "periodic"])
+def test_memory_that_a_solver_has_left_is_used_again_and_changes_nothing(wrap):
+    conductances, diagonal, periodic = graph(two_phase((1, 64, 48), 3.0, 12.0, 3.0), [1, 2], wrap, shift=0.1)
+    rhs = np.ones(diagonal.shape)
+    fresh = Multigrid(conductances, diagonal, periodic, threads=1).solve(rhs)
+    first = Multigrid(conductances, diagonal, periodic, threads=1)
+    first._hierarchy[1][:] = np.nan
+    arena = first._hierarchy[1].ctypes.data
+    diffsim.multigrid._kept.scratch[:] = 255  # NaN as doubles
+    first.release()
+    second = Multigrid(conductances, diagonal, periodic, threads=1)
+    assert np.array_equal(second.solve(rhs).x, fresh.x)
+    assert second._hierarchy[1].ctypes.data == arena
+    second.release()
+    assert np.array_equal(second.solve(rhs).x, fresh.x)  # made again
+
+
+def test_what_a_thread_keeps_is_bounded(monkeypatch):
+    monkeypatch.setattr(diffsim.multigrid, "KEPT", 1000)
+    conductances, diagonal, _ = graph(two_phase((1, 64, 48), 3.0, 12.0, 3.0), walls=[1, 2])
+    diffsim.multigrid._kept.__dict__.clear()
+    solver = Multigrid(conductances, diagonal, threads=1)
+    solver.solve(np.ones(diagonal.shape))
+    solver.release()
+    assert not diffsim.multigrid._kept.__dict__
+
+
+def test_a_batch_compiles_nothing_that_one_solve_has_not_compiled():
+    systems = []
+    for seed in range(3):
+        conductances, diagonal, _ = graph(two_phase((1, 40, 40), 3.0, 12.0, 3.0, seed), walls=[1, 2])
+        systems.append((conductances, diagonal, np.ones(diagonal.shape)))
+    Multigrid(*systems[0][:2], threads=1).solve(systems[0][2])
+    entries = [kernels.box_set_up, kernels.plane_pcg, kernels.survey]
+    compiled = [len(entry.signatures) for entry in entries]
+    solve_batch(systems)
+    assert [len(entry.signatures) for entry in entries] == compiled
+
+
+@pytest.mark.parametrize("wrap", [[], [1, 2]], ids=["walls", "periodic"])
+def test_a_hierarchy_set_up_on_two_threads_has_the_bits_of_one(wrap):
+    conductances, diagonal, periodic = graph(two_phase((1, 200, 160), 3.0, 1e3, 1.0), [1, 2], wrap, shift=0.1)
+    one, two = (Multigrid(conductances, diagonal, periodic, threads=n) for n in (1, 2))
+    rhs = np.random.default_rng(13).normal(size=diagonal.shape)
+    a, b = (solver.cycle(rhs, np.empty(rhs.shape)) for solver in (one, two))
+    assert one._blocks is None
+    assert two._blocks is not None
+    assert np.array_equal(a, b)
 
 
 def test_too_few_iterations_are_reported():
