@@ -459,7 +459,9 @@ def verify(
 @app.command()
 def bench(
     quick: Annotated[bool, typer.Option(help="Small sizes only.")] = False,
-    peers: Annotated[str | None, typer.Option(help="A Python with py-pde, devito and pyamg, measured beside.")] = None,
+    peers: Annotated[
+        str | None, typer.Option(help="A Python with py-pde, devito, pyamg, taufactor, measured too.")
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the table as Markdown here, after every row.")] = None,
     json: Json = False,
 ) -> None:

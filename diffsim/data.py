@@ -16,10 +16,13 @@ from .errors import ProblemError
 
 def number(name: str, value, *, least: float = -math.inf, above: float = -math.inf, finite: bool = True) -> float:
     """`value` as a float, or a `ProblemError` naming the field, the value and the allowed range."""
-    scalar = value.item() if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0 else value
-    if isinstance(scalar, bool) or not isinstance(scalar, Real):
-        raise ProblemError(f"{name} = {_short(value)} is not a number; give an int or a float.")
-    result = float(scalar)
+    if type(value) is float:  # most are, and a data set checks ten for every problem
+        result = value
+    else:
+        scalar = value.item() if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0 else value
+        if isinstance(scalar, bool) or not isinstance(scalar, Real):
+            raise ProblemError(f"{name} = {_short(value)} is not a number; give an int or a float.")
+        result = float(scalar)
     if math.isnan(result) or (finite and math.isinf(result)):
         raise ProblemError(f"{name} = {result} is not finite; give a finite number.")
     if result < least or not result > above:
@@ -67,7 +70,7 @@ def array(
 def number_or_array(name: str, value, shape, **limits) -> float | np.ndarray:
     """A float where one number was given, otherwise a checked array of `shape`."""
     where = limits.pop("where", None)
-    if np.ndim(value) == 0:
+    if type(value) is float or np.ndim(value) == 0:
         return number(name, value, **limits)
     return array(name, value, shape, where=where, **limits)
 

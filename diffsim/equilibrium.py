@@ -20,9 +20,11 @@ from .multigrid import Multigrid, Solve, solve_batch, solve_preconditioned
 from .operator import Operator, discretize
 from .problem import Problem
 from .resources import require_memory
+from .together import discretize_together
 
 METHODS = ("auto", "spectral", "multigrid", "newton", "picard")
 BYTES_PER_CELL = 170  # operator, vectors of the iteration, hierarchy
+SMALL = 32 << 20  # bytes that are there: asking the system for what is free takes half a millisecond
 BALANCE = 1e-10  # relative imbalance of a floating component that is rounding of the data
 MOST_ITERATIONS = 2000
 MOST_OUTER = 200
@@ -156,7 +158,8 @@ def _each(name: str, value, count: int) -> list:
 
 
 def _solve_one(problem: Problem, tol: float, method: str, guess, initial) -> Equilibrium:
-    require_memory(BYTES_PER_CELL * problem.grid.size, "an equilibrium", problem.grid.shape)
+    if (needed := BYTES_PER_CELL * problem.grid.size) > SMALL:
+        require_memory(needed, "an equilibrium", problem.grid.shape)
     _require_steady(problem)
     if not problem.linear:
         return _nonlinear(problem, tol, method, guess, initial)
@@ -170,14 +173,15 @@ def _solve_one(problem: Problem, tol: float, method: str, guess, initial) -> Equ
 
 
 def _solve_list(problems: list[Problem], tol: float, method: str, guesses: list, initials: list) -> list[Equilibrium]:
-    """Linear problems that need multigrid go to the batch solver, shape by shape; the others one by one."""
+    """Linear problems that need multigrid go to the batch solver; the others are solved one by one."""
     results: list[Equilibrium | None] = [None] * len(problems)
     together: list[tuple[int, _System]] = []
+    operators = discretize_together(problems)
     for k, (problem, guess, initial) in enumerate(zip(problems, guesses, initials, strict=True)):
         system = None
         if problem.linear and guess is None and method in ("auto", "multigrid"):
             _require_steady(problem)
-            system = _System(discretize(problem), tol, initial)
+            system = _System(operators[k], tol, initial)
         if system is not None and system.driven and system.plain and not (method == "auto" and system.transformable):
             together.append((k, system))
         else:
@@ -324,9 +328,12 @@ class _System:
         x0 = None
         if guess is not None:
             x0 = operator.enter(_field(operator.problem, "guess", guess))
-        solver = Multigrid(operator.conductances, operator.diagonal + self.damping, operator.periodic)
+        diagonal = operator.diagonal + self.damping if np.ndim(self.damping) else operator.diagonal
+        solver = Multigrid(operator.conductances, diagonal, operator.periodic)
         if self.plain:
-            return solver.solve(self.forcing, x0=x0, tol=self.tol, max_iterations=MOST_ITERATIONS)
+            solve = solver.solve(self.forcing, x0=x0, tol=self.tol, max_iterations=MOST_ITERATIONS)
+            solver.release()
+            return solve
         apply = lambda u: operator.apply(u) + self.damping * u  # noqa: E731
         return solve_preconditioned(apply, solver.cycle, self.forcing, x0, self.tol, MOST_ITERATIONS)
 
@@ -370,6 +377,10 @@ def _field(problem: Problem, name: str, value) -> np.ndarray:
 
 def _norm(x: np.ndarray) -> float:
     """Euclidean norm, with a scale so that it neither overflows nor vanishes."""
+    flat = x.reshape(-1)
+    square = float(np.einsum("i,i", flat, flat))  # one pass, on one thread: the same bits always
+    if 1e-200 < square < 1e200:
+        return math.sqrt(square)
     largest = float(np.abs(x).max(initial=0.0))
     if largest == 0.0 or not math.isfinite(largest):
         return largest

@@ -68,12 +68,12 @@ class Term:
 
 
 class Forcing:
-    """F(t): a steady part and terms ``pattern * signal(t)``."""
+    """F(t): a steady part and terms ``pattern * signal(t)``. `base`: a steady part that is there already, taken over."""
 
-    def __init__(self, shape: tuple[int, int, int], terms: list[Term]):
+    def __init__(self, shape: tuple[int, int, int], terms: list[Term], base: np.ndarray | None = None):
         self.shape = shape
         self._moving = [term for term in terms if not term.data.constant]
-        self.base = np.zeros(shape)
+        self.base = np.zeros(shape) if base is None else base.reshape(shape)
         for term in terms:
             if term.data.constant and not (term.data.scalar and term.data.steady == 0.0):
                 term.add(0.0, self.base)

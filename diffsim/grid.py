@@ -94,12 +94,12 @@ class Grid:
     def size(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def axes(self) -> tuple[str, ...]:
         """Names of the axes in array order."""
         return AXES[self.geometry][: self.ndim]
 
-    @property
+    @cached_property
     def sides(self) -> tuple[str, ...]:
         """Names of the sides: "x-", "x+", "y-", ..."""
         return tuple(f"{axis}{end}" for axis in self.axes for end in "-+")
@@ -193,6 +193,15 @@ class Grid:
                 area = area * self._along(other, self._measure(other))
         return area
 
+    def layer(self, axis: int, place: int) -> np.ndarray:
+        """Flat indices of the cells of one layer across `axis`, in the shape of a side."""
+        index, stride = np.zeros((1,) * self.ndim, dtype=np.int64), 1
+        for a in range(self.ndim)[::-1]:
+            along = np.arange(place, place + 1) if a == axis else np.arange(self.shape[a])
+            index = index + stride * self._along(a, along)
+            stride *= self.shape[a]
+        return np.squeeze(index, axis=axis)
+
     def side_shape(self, side: str) -> tuple[int, ...]:
         """Shape of an array over the side, e.g. (ny, nz) for "x-"."""
         axis = self.axes.index(side[0])
@@ -206,10 +215,8 @@ class Grid:
     def _side_cells(self) -> dict[str, np.ndarray]:
         behind = {}
         for axis, n in enumerate(self.shape):
-            rest, step = math.prod(self.shape[:axis]), math.prod(self.shape[axis + 1 :])
             for end, place in (("-", 0), ("+", n - 1)):
-                starts = (np.arange(rest) * n + place) * step
-                cells = behind[f"{self.axes[axis]}{end}"] = (starts[:, None] + np.arange(step)).reshape(-1)
+                cells = behind[f"{self.axes[axis]}{end}"] = self.layer(axis, place).reshape(-1)
                 cells.flags.writeable = False
         return behind
 

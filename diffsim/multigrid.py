@@ -6,6 +6,7 @@ number of threads.
 """
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -13,6 +14,7 @@ from functools import cached_property, lru_cache
 import numba
 import numpy as np
 
+from . import graphs
 from .kernels import multigrid as kernels
 
 COARSEST = 96  # cells solved directly
@@ -20,7 +22,31 @@ LARGEST_DENSE = 400  # the most that are solved directly where an axis cannot be
 VOIDS = 0.02  # share of faces without conductance from which aggregates fit better
 SIDE_BY_SIDE = 500_000  # cells below which the systems of a batch are solved side by side
 STRETCHED = 6.0  # ratio of mean conductances of two axes from which aggregates fit better
+SPLIT = 1e-4  # share of weak ties inside blocks from which aggregates follow the ties
+STRETCHED_LINES = 0.1  # share of lines of cells that may be stretched so either way
 WEAK = 0.3  # an axis this much weaker than the strongest waits until the others have been coarsened
+
+
+KEPT = 16 << 20  # bytes of a solver's memory that its thread keeps for the next one
+_kept = threading.local()
+
+
+def _memory(name: str, size: int, dtype: type) -> np.ndarray:
+    """Numbers that may hold anything, from what an earlier solver of this thread has left under `name` if that is enough.
+
+    Fresh memory costs a page fault every 4 KiB: a third of a solve on 128 x 128 cells.
+    """
+    wanted = size * np.dtype(dtype).itemsize
+    left = _kept.__dict__.pop(name, None)
+    if left is None or left.nbytes < wanted:
+        left = np.empty(wanted, dtype=np.uint8)
+    return left[:wanted].view(dtype)
+
+
+def _leave(name: str, memory: np.ndarray) -> None:
+    """Leave memory that nobody uses any more to the next solver of this thread."""
+    if memory.base is not None and memory.base.nbytes <= KEPT:
+        _kept.__dict__[name] = memory.base
 
 
 def _steps(low: float, degree: int) -> list[float]:
@@ -32,17 +58,18 @@ def _steps(low: float, degree: int) -> list[float]:
     return [float(1 / root) for root in roots]
 
 
-def _schedule(steps: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """(jobs, omegas): the passes of a V-cycle on aggregates, step by step."""
+def _schedule(steps: list[float], rest: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(jobs, omegas): the passes of a V-cycle on aggregates, step by step. `rest`: it has a pass of its own."""
     degree, hops = len(steps), [kernels.FORWARD, kernels.BACKWARD]
     down = [(hops[k % 2], step) for k, step in enumerate(steps[1:])]
     # the correction is added where the way down left off, and the way up must end in y
     up = [(hops[(k + degree + 1) % 2], step) for k, step in enumerate(reversed(steps))]
+    down += [(kernels.REST, 0.0)] if rest else []
     passes = [(kernels.FORWARD, steps[0]), *down, (kernels.RESTRICT, steps[0]), (kernels.PROLONG, 0.0), *up]
     return np.array([job for job, _ in passes]), np.array([step for _, step in passes])
 
 
-AGGREGATES = _schedule(_steps(0.4, 3))
+BLOCKS, GRAPHS = (_schedule(_steps(0.4, 3), rest) for rest in (False, True))
 PLANE = (*_steps(0.6, 2), 0.0, 0.0, 0.0)  # `numbers` of the kernels: the two smoothing steps come first
 
 
@@ -103,7 +130,12 @@ class Multigrid:
     @cached_property
     def _facts(self) -> list[tuple[float, float, float, float]]:
         """Per axis: sum, largest, smallest positive and number of positive conductances."""
-        return [kernels.survey(g.reshape(-1)) for g in self.conductances]
+        flat = [n == 1 and not wraps for n, wraps in zip(self.shape, self.periodic, strict=True)]  # both ends are 0
+        none = (0.0, 0.0, math.inf, 0.0)
+        return [
+            none if is_flat else kernels.survey(g.reshape(-1))
+            for g, is_flat in zip(self.conductances, flat, strict=True)
+        ]
 
     @cached_property
     def _strength(self) -> list[float]:
@@ -117,15 +149,39 @@ class Multigrid:
         weak, strong = sorted(self._strength[1:])
         if n0 > 1 or self._strength[0] > 0 or strong > STRETCHED * weak:
             return None
+        if self._graded:
+            return None
         if sum(count for *_, count in self._facts) < (1 - VOIDS) * (2 * n1 * n2 - n1 - n2):
             return None
         table, size = _plane_layout(self.shape, self.periodic)
         return (table, size) if len(table) > 1 and table[-1, :3].prod() <= LARGEST_DENSE else None
 
     @property
+    def _graded(self) -> bool:
+        """Whether the cells of a plane are stretched one way here and the other way there, by lines of cells."""
+        if self._contrast < STRETCHED**2:
+            return False
+        down, right = self.conductances[1][0], self.conductances[2][0]
+        along = [down[:-1].sum(axis=1) + down[1:].sum(axis=1), 2 * down.sum(axis=0)]  # per row, per column
+        across = [2 * right.sum(axis=1), right[:, :-1].sum(axis=0) + right[:, 1:].sum(axis=0)]
+        return any(
+            np.mean((a > STRETCHED * b) | (b > STRETCHED * a)) > STRETCHED_LINES
+            for a, b in zip(along, across, strict=True)
+        )
+
+    @cached_property
+    def _split(self) -> bool:
+        """Whether blocks of cells hold ties so weak beside others that aggregates had better follow the strong ones."""
+        if self._plane or self.diagonal.size <= COARSEST or self._contrast < 1 / graphs.STRONG:
+            return False
+        strongest = max(self._strength)
+        halved = [strength >= WEAK * strongest for strength in self._strength]
+        return graphs.share_of_weak_ties(self.conductances, halved) > SPLIT
+
+    @property
     def _schedule(self) -> tuple[np.ndarray, np.ndarray]:
         """Passes of a V-cycle on aggregates."""
-        jobs, omegas = AGGREGATES
+        jobs, omegas = GRAPHS if self._split else BLOCKS
         return jobs, omegas.astype(self._precision)
 
     @property
@@ -134,10 +190,15 @@ class Multigrid:
         return np.array(PLANE, dtype=self._precision)
 
     @cached_property
+    def _contrast(self) -> float:
+        """Largest to smallest positive conductance; 0 of none."""
+        largest, smallest = max(facts[1] for facts in self._facts), min(facts[2] for facts in self._facts)
+        return largest / smallest
+
+    @cached_property
     def _precision(self) -> type:
         """Of the preconditioner: weights rounded to 7 digits disturb contrasts beyond 1e5, at a quarter more iterations."""
-        largest, smallest = max(facts[1] for facts in self._facts), min(facts[2] for facts in self._facts)
-        return np.float64 if largest > 1e5 * smallest else np.float32
+        return np.float64 if self._contrast > 1e5 else np.float32
 
     @cached_property
     def _blocks(self) -> int | None:
@@ -146,26 +207,43 @@ class Multigrid:
         return None if threads == 1 or self.diagonal.size < kernels.PARALLEL_CELLS else 4 * threads
 
     @cached_property
-    def _hierarchy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """(table, arena, dense factors, scale) of the preconditioner."""
+    def _hierarchy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray | None]:
+        """(table, arena, dense factors, scale, links) of the preconditioner; lists only where aggregates follow ties."""
         largest = max(*(facts[1] for facts in self._facts), float(self.diagonal.max(initial=0.0)))
         scale = 1.0 / largest if largest > 0 else 1.0
-        table, size = self._plane or _layout(self.shape, self._strength)
-        arena: np.ndarray = np.zeros(size, dtype=self._precision)
+        links = None
+        if self._split:
+            table, arena, links = graphs.layout(self.conductances, self.diagonal, scale, self._precision, COARSEST)
+        else:
+            table, size = self._plane or _layout(self.shape, self._strength)
+            arena = _memory("arena", size, self._precision) if self._plane else np.zeros(size, dtype=self._precision)
         coarsest = math.prod(int(n) for n in table[-1, :3])
         dense = np.zeros((coarsest, coarsest + 1))
         if self._plane:
             wrap1, wrap2 = self.periodic[1:]
-            kernels.box_set_up(table, arena, *self.conductances[1:], self.diagonal, wrap1, wrap2, scale, dense)
+            work = _memory("scratch", int(table[-1, kernels.WEIGHTS]), np.float64)
+            work.fill(0.0)
+            flat = (g.reshape(-1) for g in (*self.conductances[1:], self.diagonal))
+            kernels.box_set_up(table, arena, work, *flat, wrap1, wrap2, scale, dense, self._blocks)
+            _leave("scratch", work)
+        elif links is not None:
+            kernels.graph_set_up(table, arena, *self.conductances, self.diagonal, scale, links, dense)
         else:
             kernels.set_up(table, arena, *self.conductances, self.diagonal, scale, dense)
-        return table, arena, dense, scale
+        return table, arena, dense, scale, links
 
     @cached_property
     def _inert(self) -> np.ndarray:
         """Cells that nothing is attached to: the correction of their aggregate must not stay there."""
         start = self._hierarchy[0][0, kernels.DINV]
         return self._hierarchy[1][start : start + self.diagonal.size].reshape(self.shape) == 0.0
+
+    def release(self) -> None:
+        """Leave the memory of the hierarchy to the next solver of this thread; it is made again where it is needed."""
+        hierarchy = self.__dict__.pop("_hierarchy", None)
+        self.__dict__.pop("_inert", None)
+        if hierarchy is not None and self._plane:
+            _leave("arena", hierarchy[1])
 
     def solve(
         self,
@@ -200,7 +278,7 @@ class Multigrid:
             raise ValueError(f"norm = {norm!r}: only 'residual' exists.")
         rhs = np.ascontiguousarray(rhs, dtype=np.float64).reshape(self.shape)
         x = np.zeros(self.shape) if x0 is None else np.array(x0, dtype=np.float64, order="C").reshape(self.shape)
-        top = float(np.abs(rhs).max(initial=0.0))
+        top = max(float(rhs.max(initial=0.0)), -float(rhs.min(initial=0.0)))
         if not math.isfinite(top):
             raise ValueError("rhs holds values that are not finite; nothing can be solved with them.")
         if top == 0.0:
@@ -211,15 +289,16 @@ class Multigrid:
             return replace(part, x=part.x * unit)
         if self.direct:
             return self._eliminate(rhs)
-        table, arena, dense, scale = self._hierarchy
+        table, arena, dense, scale, links = self._hierarchy
         system, hierarchy = (self.diagonal, rhs, x, tol, max_iterations), (table, arena, dense)
         if self._plane:
             settings = (self._numbers, self._blocks, True)
             found = kernels.plane_pcg(*self.conductances[1:], *system, scale, *hierarchy, *settings)
         else:
-            found = kernels.pcg(*self.conductances, *system, *hierarchy, *self._schedule, self._blocks)
+            found = kernels.pcg(*self.conductances, *system, *hierarchy, *self._schedule, self._blocks, links)
         iterations, residual, size, rounding = found
-        x[self._inert] = 0.0
+        if self._inert.any():
+            x[self._inert] = 0.0
         converged = bool(residual <= max(tol * size, 2.0 * rounding))
         return Solve(x, int(iterations), float(residual / size), converged, float(rounding / size))
 
@@ -247,7 +326,7 @@ class Multigrid:
                 out.reshape(-1),
             )
             return out
-        table, arena, dense, scale = self._hierarchy
+        table, arena, dense, scale, links = self._hierarchy
         size = float(np.abs(rhs).max(initial=0.0))
         factor = 1.0 / size if size > 0 else 1.0
         n = self.diagonal.size
@@ -262,7 +341,7 @@ class Multigrid:
             jobs, omegas = self._schedule
             np.multiply(dinv, b, out=x)
             x *= omegas[0]
-            kernels.vcycle(table, arena, dense, jobs, omegas, self._blocks)
+            kernels.vcycle(table, arena, dense, jobs, omegas, self._blocks, links)
         np.multiply(y, scale / factor, out=out.reshape(-1), dtype=np.float64)
         out.reshape(self.shape)[self._inert] = 0.0
         return out
@@ -298,7 +377,7 @@ def _layout(shape: tuple[int, ...], strength: list[float]) -> tuple[np.ndarray, 
 def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[np.ndarray, int]:
     """The same for a plane whose coarse cells are every other one."""
     lines: list = []
-    at = 0
+    at = scratch = 0
     n1, n2 = int(shape[1]), int(shape[2])
     while True:
         line = np.zeros(kernels.PLANE_COLUMNS, dtype=np.int64)
@@ -317,6 +396,10 @@ def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[n
         for column, size in sizes.items():
             line[column] = at
             at += size
+        line[kernels.WORK] = scratch
+        scratch += (6 if lines else 4) * (n1 + 2 * kernels.HALO) * (n2 + 2 * kernels.HALO)
+        line[kernels.WEIGHTS] = scratch  # on the coarsest level, which has none: the end
+        scratch += 0 if coarsest else 8 * (m1 + 2) * (m2 + 2)
         lines.append(line)
         if coarsest:
             table = np.array(lines)
@@ -338,7 +421,9 @@ def solve_batch(systems: Sequence[tuple], tol: float = 1e-8, max_iterations: int
     def one(system, threads: int | None) -> Solve:
         conductances, diagonal, rhs, *periodic = system
         solver = Multigrid(conductances, diagonal, *periodic, threads=threads)
-        return solver.solve(rhs, tol=tol, max_iterations=max_iterations)
+        solve = solver.solve(rhs, tol=tol, max_iterations=max_iterations)
+        solver.release()
+        return solve
 
     # large systems use all threads one after the other; the kernels release the interpreter lock for small ones
     small = [k for k, system in enumerate(systems) if np.size(system[1]) < SIDE_BY_SIDE]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import tensor
+from . import series, tensor
 from .data import Data
 from .errors import ProblemError
 from .forcing import Forcing, Term, Wall
@@ -228,14 +228,6 @@ class Operator:
         _slice(faces, axis, -1, None)[...] = last
         return faces
 
-    def _resistance(self, axis: int, start=None, stop=None) -> np.ndarray:
-        """Resistance per area of the half cells along grid axis `axis`, in the layers [start, stop) across it; inf where
-        D = 0, or so small that nothing passes."""
-        width = self.grid._along(axis, self.grid.widths[axis])
-        d = _slice(_spread(self._along(axis), self.grid.shape), axis, start, stop)
-        with np.errstate(divide="ignore", over="ignore"):
-            return np.divide(0.5 * _slice(width, axis, start, stop), d, out=np.empty(d.shape))
-
     def _to_wall(self, axis: int, end: str) -> np.ndarray:
         """Conductances of the half cells from the outermost cells to the wall at the `end` of grid axis `axis`."""
         place, d = (0 if end == "-" else -1), self._along(axis)
@@ -248,35 +240,19 @@ class Operator:
         """Conductances of the inner faces across grid axis `axis` before voids and held cells are cut out; n + 1 faces,
         walls 0 unless periodic."""
         grid, coefficient = self.grid, self._coefficient
-        n = grid.shape[axis]
-        shape = [k + (a == axis) for a, k in enumerate(grid.shape)]
-        area = _spread(grid.face_areas(axis), shape)
-        links = np.zeros(shape)
-        inner = _slice(links, axis, 1, -1)
+        d = _spread(self._along(axis), grid.shape)
+        half = series.half_cells(grid, axis, d)
+        inner = None
         if isinstance(coefficient, OfGradient):
-            at_faces = self._checked_faces(coefficient, axis)
-            gap = grid._along(axis, np.diff(grid.centers[axis]))
-            inner[...] = _slice(area * at_faces, axis, 1, -1) / gap
+            inner = self._checked_faces(coefficient, axis)
         elif isinstance(self.problem.diffusivity, OfState):
-            gap = grid._along(axis, np.diff(grid.centers[axis]))
-            d = _spread(self._along(axis), grid.shape)
-            inner[...] = _slice(area * self._to_faces(d, axis), axis, 1, -1) / gap
-        else:  # two half cells in series
-            resistance = self._resistance(axis)
-            np.add(_slice(resistance, axis, None, -1), _slice(resistance, axis, 1, None), out=inner)
-            for name, position, extra in self.problem.contacts:
-                if name == grid.axes[axis]:
-                    face = int(np.argmin(np.abs(grid.edges[axis] - position)))
-                    _slice(inner, axis, face - 1, face)[...] += np.expand_dims(
-                        np.broadcast_to(extra, grid.side_shape(f"{name}-")), axis
-                    )
-            np.divide(_slice(area, axis, 1, -1), inner, out=inner)
-        if self.periodic[self.lead + axis] and n > 1:
-            wrap = self._resistance(axis, 0, 1) + self._resistance(axis, -1)
-            np.divide(_slice(area, axis, 0, 1), wrap, out=wrap)
-            _slice(links, axis, 0, 1)[...] = wrap
-            _slice(links, axis, -1, None)[...] = wrap
-        return links
+            inner = _slice(self._to_faces(d, axis), axis, 1, -1)
+        contacts = [
+            (int(np.argmin(np.abs(grid.edges[axis] - position))), resistance)
+            for name, position, resistance in self.problem.contacts
+            if name == grid.axes[axis]
+        ]
+        return series.conductances(grid, axis, half, self.periodic[self.lead + axis], inner, contacts)[0]
 
     def _checked_faces(self, coefficient: OfGradient, axis: int) -> np.ndarray:
         values = self._call(coefficient.f, self._face_gradient_magnitude(axis))
@@ -284,7 +260,7 @@ class Operator:
             raise ProblemError(
                 f"diffusivity(|grad u|) returned {values.min():g} at its smallest; D must be finite and >= 0."
             )
-        return values
+        return _slice(values, axis, 1, -1)
 
     @cached_property
     def conductances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -435,9 +411,17 @@ class Operator:
                 )
             wall = Wall(side, cells, area, half, np.zeros_like(area), places, value, flux)
             h = _radiative_coefficient(h, half / area, np.ravel(self._field)[cells], wall.data_at(value, self.t))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            g = np.where(half > 0, 1 / (1 / (np.asarray(h) * area) + 1 / half), 0.0)  # h = inf: g = half; h = 0: g = 0
-        return Wall(side, cells, area, half, g, places, value, flux)
+        return Wall(side, cells, area, half, series.to_outside(h, area, half), places, value, flux)
+
+    def adopt(self, conductances, walls: list[Wall], diagonal: np.ndarray, base: np.ndarray, joined: bool) -> None:
+        """Take what was assembled for many problems at once (`diffsim.together`), as it would be assembled here.
+
+        `base` is a steady forcing; `joined`: every inner face conducts.
+        """
+        known = self.__dict__
+        known["conductances"], known["_graph"] = conductances, (conductances[self.lead :], [])
+        known["walls"], known["diagonal"], known["_all_joined"] = walls, diagonal, joined
+        known["forcing"] = Forcing(self.shape, [], base)
 
     @cached_property
     def cross(self) -> np.ndarray | None:
@@ -668,7 +652,9 @@ class Operator:
     @cached_property
     def _all_joined(self) -> bool:
         """Every inner face conducts."""
-        return all((_slice(g, axis, 1, -1) > 0).all() for axis, g in enumerate(self._graph[0], start=self.lead))
+        return all(
+            _slice(g, axis, 1, -1).min(initial=1.0) > 0 for axis, g in enumerate(self._graph[0], start=self.lead)
+        )
 
     @cached_property
     def components(self) -> tuple[np.ndarray, int, np.ndarray]:

@@ -112,7 +112,8 @@ class Problem:
         put("capacity", number_or_array("capacity", self.capacity, grid.shape, above=0.0, where=where))
         put("loss", number_or_array("loss", self.loss, grid.shape, least=0.0, where=where))
         put("ambient", Data.of("ambient", self.ambient, grid.shape, where=where))
-        put("source", Data.of("source", self.source, grid.shape, coordinates=grid.mesh(), where=where))
+        coordinates = grid.mesh() if callable(self.source) else None
+        put("source", Data.of("source", self.source, grid.shape, coordinates=coordinates, where=where))
         put("fixed", _fixed(self.fixed, grid, where))
         put("boundary", MappingProxyType(on_sides(self.boundary, grid)))
         put("contacts", _contacts(self.contacts, grid))

@@ -12,7 +12,8 @@ def relative_residual(problem: Problem, u: np.ndarray, operator: Operator | None
     forcing = operator.forcing(0.0)
     image = operator.apply(operator.enter(u))
     scale = float(np.linalg.norm(forcing)) or float(np.linalg.norm(image)) or 1.0
-    return float(np.linalg.norm(np.where(operator.free, forcing - image, 0.0))) / scale
+    rest = forcing - image if operator.all_free else np.where(operator.free, forcing - image, 0.0)
+    return float(np.linalg.norm(rest)) / scale
 
 
 def extrema(operator: Operator) -> tuple[float, float]:
@@ -25,31 +26,37 @@ def extrema(operator: Operator) -> tuple[float, float]:
     problem = operator.problem
     if not operator.components[2].all():
         return -np.inf, np.inf
-    imposed, pushes_up, pushes_down = [], False, False
+    imposed, pushing = [], [_range(problem.source(0.0))]
     for wall in operator.walls:
         conducting = wall.g > 0
-        imposed.append(wall.data_at(wall.value, 0.0)[conducting])
-        flux = wall.data_at(wall.flux, 0.0)
-        pushes_up, pushes_down = pushes_up or bool((flux > 0).any()), pushes_down or bool((flux < 0).any())
+        if conducting.any():
+            value = wall.value(0.0) if wall.value.scalar else wall.data_at(wall.value, 0.0)[conducting]
+            imposed.append(_range(value))
+        pushing.append(_range(wall.flux(0.0) if wall.flux.scalar else wall.data_at(wall.flux, 0.0)))
     if np.any(problem.loss):
-        imposed.append(np.ravel(problem.ambient(0.0)))
-    source = np.asarray(problem.source(0.0))
-    pushes_up, pushes_down = pushes_up or bool((source > 0).any()), pushes_down or bool((source < 0).any())
-    values = np.concatenate(imposed) if imposed else np.empty(0)
-    if not values.size:  # no cell is free
+        imposed.append(_range(problem.ambient(0.0)))
+    if not imposed:  # no cell is free
         return -np.inf, np.inf
-    return -np.inf if pushes_down else float(values.min()), np.inf if pushes_up else float(values.max())
+    pushed_down, pushed_up = min(low for low, _ in pushing) < 0, max(high for _, high in pushing) > 0
+    lower, upper = min(low for low, _ in imposed), max(high for _, high in imposed)
+    return -np.inf if pushed_down else lower, np.inf if pushed_up else upper
+
+
+def _range(value: float | np.ndarray) -> tuple[float, float]:
+    """Smallest and largest of a number or an array."""
+    return (value, value) if isinstance(value, float) else (float(np.min(value)), float(np.max(value)))
 
 
 def extrema_excess(problem: Problem, u: np.ndarray, operator: Operator | None = None) -> float:
     """How far `u` leaves the range that the maximum principle allows, relative to the size of u; 0 where it obeys."""
     operator = operator or discretize(problem)
     lower, upper = extrema(operator)
-    inside = operator.enter(u)[operator.free]
+    inside = u if operator.all_free else operator.enter(u)[operator.free]
     if not inside.size:
         return 0.0
-    size = max(float(np.abs(inside).max()), *(abs(x) for x in (lower, upper) if np.isfinite(x)), 0.0) or 1.0
-    return max(0.0, lower - float(inside.min()), float(inside.max()) - upper) / size
+    least, most = float(inside.min()), float(inside.max())
+    size = max(-least, most, *(abs(x) for x in (lower, upper) if np.isfinite(x)), 0.0) or 1.0
+    return max(0.0, lower - least, most - upper) / size
 
 
 def faults(

@@ -67,7 +67,7 @@ def generate(
     count: Annotated[int, typer.Option(min=1, help="Number of items.")] = 1000,
     resolution: Annotated[int, typer.Option(min=2, help="Cells per axis.")] = 64,
     seed: Seed = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; the result does not depend on it.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Shards solved at once; the result does not depend on it.")] = 1,
     labels: Annotated[str, typer.Option(help="same-grid or restricted-fine.")] = "same-grid",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the spec; repeatable.")

@@ -14,15 +14,13 @@ be made again.
 """
 
 import hashlib
-import itertools
 import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from diffsim.problem import Problem
 from diffsim.resources import require_disk, require_memory
 
 from . import exports
+from .ahead import HELD, done_ahead
 from .checks import faults as label_faults
 from .checks import relative_residual
 from .sampling import Spec
@@ -49,6 +48,7 @@ FINER = 4  # restricted-fine labels are solved on this many times the cells per 
 TOLERANCE = 1e-10  # relative residual of labels
 SPLITS = ("train", "validation", "test")
 _NOT_DRAWN = ("name", "frames", "window", "sensors", "noise")  # fields of a spec that do not change its problems
+MOST_THREADS = 4  # shards that one process solves at once: a third of the work holds Python's lock
 _SHARD_BYTES = 16 << 20
 _SHARDS_HELD = 128  # in memory: at most 2 GiB
 
@@ -86,7 +86,8 @@ def generate(
     count, resolution, seed
         Items, cells per axis, and the seed; item i depends on (seed, i) alone.
     workers
-        Processes that solve shards. The result does not depend on it.
+        Shards that are solved at once, at least: by this process on the threads that numba has (at most four shards,
+        one where items are trajectories or large), and beyond that by processes. The result does not depend on it.
     labels
         "same-grid": the equilibrium on the grid itself. "restricted-fine": the medium is drawn and solved on a grid
         4 times finer and the solution averaged; the model still sees the medium sampled on the coarse grid.
@@ -120,9 +121,13 @@ def generate(
         left = range(done, recipe.n_shards)
         if left:
             require_disk(folder, len(left) * recipe.per_shard * recipe.item_bytes, f"generating {recipe.count} items")
-            require_memory(3 * workers * recipe.per_shard * recipe.solve_bytes, "solving one shard per worker")
+            threads = _threads(recipe)
+            processes = max(0, workers - threads)
+            held = (HELD + 1) * (threads + processes) * recipe.per_shard
+            require_memory(held * recipe.solve_bytes, "solving one shard per worker")
             journal = store.Journal(folder / JOURNAL)
-            with _stop_requests() as stop, _computed(recipe, left, workers) as shards:
+            job = partial(compute_shard, recipe)
+            with _stop_requests() as stop, done_ahead(job, left, threads, processes) as shards:
                 for k, arrays in shards:
                     digest = store.write_hdf5(_shard_path(folder, k), arrays, recipe.label(k))
                     journal.append({"shard": k, "items": len(arrays["u"]), "sha256": digest})
@@ -158,13 +163,17 @@ class _Recipe:
         return self.resolution**self.spec.ndim
 
     @property
+    def solved_cells(self) -> int:
+        """Of the grid that an item is solved on."""
+        return self.cells * (FINER**self.spec.ndim if self.labels == "restricted-fine" else 1)
+
+    @property
     def item_bytes(self) -> int:
         return 8 * self.cells * (3 + self.spec.frames) + 512
 
     @property
     def solve_bytes(self) -> int:
-        finer = FINER**self.spec.ndim if self.labels == "restricted-fine" else 1
-        return 8 * self.cells * (20 * finer + self.spec.frames)
+        return 8 * (20 * self.solved_cells + self.cells * self.spec.frames)
 
     @property
     def per_shard(self) -> int:
@@ -327,42 +336,6 @@ def _differences(found: dict, wanted: dict, prefix: str = "") -> list[str]:
 
 
 @contextmanager
-def _computed(recipe: _Recipe, shards: range, workers: int) -> Iterator[Iterator[tuple[int, dict[str, np.ndarray]]]]:
-    """(shard, arrays) in order, computed by this process or by several."""
-    if workers == 1 or len(shards) == 1:
-        yield ((k, compute_items(recipe, recipe.items(k))) for k in shards)
-        return
-    import multiprocessing
-
-    # spawn: neither numba's threads nor HDF5 survive a fork
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_worker)
-
-    def in_order():
-        rest = iter(shards)
-        waiting = [
-            (k, pool.submit(compute_items, recipe, recipe.items(k))) for k in itertools.islice(rest, workers + 1)
-        ]
-        while waiting:
-            k, future = waiting.pop(0)
-            arrays = future.result()
-            waiting += [(j, pool.submit(compute_items, recipe, recipe.items(j))) for j in itertools.islice(rest, 1)]
-            yield k, arrays
-
-    try:
-        yield in_order()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _quiet_worker() -> None:
-    """The parent alone answers Ctrl-C; one thread each, so that workers do not fight for cores."""
-    import numba
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    numba.set_num_threads(1)
-
-
-@contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
     """An event set by the first Ctrl-C or SIGTERM; a second one acts as usual."""
     stop = threading.Event()
@@ -384,9 +357,22 @@ def _stop_requests() -> Iterator[threading.Event]:
             signal.signal(key, handler)
 
 
-def compute_items(recipe: _Recipe, items: range) -> dict[str, np.ndarray]:
+def _threads(recipe: _Recipe) -> int:
+    """Shards that this process solves at once: small systems side by side, large ones each on all threads.
+
+    Where items are trajectories Python has more to do, and its threads wait for each other.
+    """
+    import numba
+
+    from diffsim.multigrid import SIDE_BY_SIDE
+
+    alone = recipe.spec.transient or recipe.solved_cells >= SIDE_BY_SIDE
+    return 1 if alone else min(MOST_THREADS, numba.get_num_threads())
+
+
+def compute_shard(recipe: _Recipe, shard: int) -> dict[str, np.ndarray]:
     """The arrays of one shard, a function of its arguments alone."""
-    spec, seed, n = recipe.spec, recipe.seed, recipe.resolution
+    spec, seed, n, items = recipe.spec, recipe.seed, recipe.resolution, recipe.items(shard)
     problems = [spec.problem(seed, i, n) for i in items]
     finer = FINER if recipe.labels == "restricted-fine" else 1
     solved = problems if finer == 1 else [spec.problem(seed, i, n * finer) for i in items]

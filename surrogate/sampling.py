@@ -25,13 +25,19 @@ SIDES = ("zero", "values", "mixed")
 _STREAMS = ("medium", "source", "sides", "start", "noise")
 
 
+@lru_cache(maxsize=64)
 def amplitudes(tau: float, alpha: float, ndim: int, modes: int) -> np.ndarray:
-    """Standard deviations of the cosine modes of a Gaussian field, (modes,) * ndim: no mean, and mean variance one."""
+    """Standard deviations of the cosine modes of a Gaussian field, (modes,) * ndim: no mean, and mean variance one.
+
+    Read-only.
+    """
     k = np.arange(modes)
     square = sum(np.meshgrid(*[k**2] * ndim, indexing="ij", sparse=True))
     made = tau ** (alpha - 1) * (math.pi**2 * square + tau**2) ** (-alpha / 2)
     made[(0,) * ndim] = 0.0
-    return made / math.sqrt(float((made**2).sum()))
+    made /= math.sqrt(float((made**2).sum()))
+    made.flags.writeable = False
+    return made
 
 
 @dataclass(frozen=True)
@@ -183,8 +189,8 @@ class Spec:
         return Problem(
             grid,
             diffusivity=self._medium(_stream(seed, i, "medium"), grid),
-            source=self._source(_stream(seed, i, "source"), grid),
-            boundary=self._boundary(_stream(seed, i, "sides"), grid),
+            source=self._source(seed, i, grid),
+            boundary=self._boundary(seed, i, grid),
         )
 
     def grid(self, resolution: int) -> Grid:
@@ -235,8 +241,9 @@ class Spec:
         modes = modes or (self.modes if self.ndim < 3 else min(self.modes, 24))
         coefficients = amplitudes(tau, self.alpha, self.ndim, modes)
         field = coefficients * rng.standard_normal(coefficients.shape)
-        for axis in range(grid.ndim):
-            field = np.moveaxis(np.tensordot(_cosines(grid, axis, modes), field, axes=(1, axis)), 0, axis)
+        for axis in range(grid.ndim):  # the first axis is summed over and becomes the last: after all, each is back
+            rest = field.shape[1:]
+            field = np.moveaxis(np.dot(_cosines(grid, axis, modes), field.reshape(modes, -1)).reshape(-1, *rest), 0, -1)
         return field
 
     def _threshold(self, rng, grid: Grid) -> np.ndarray:
@@ -266,19 +273,21 @@ class Spec:
         along = grid.mesh()[int(rng.integers(self.ndim))]
         return np.broadcast_to(values[np.searchsorted(interfaces, along)], grid.shape).copy()
 
-    def _source(self, rng, grid: Grid):
+    def _source(self, seed: int, i: int, grid: Grid):
         if self.source == "random":
+            rng = _stream(seed, i, "source")
             return rng.standard_normal() + self._gaussian(rng, grid, 5.0, modes=16)
         return 1.0 if self.source == "one" else 0.0
 
-    def _boundary(self, rng, grid: Grid) -> dict:
+    def _boundary(self, seed: int, i: int, grid: Grid) -> dict:
         names = grid.sides
+        if self.sides == "zero":
+            return {name: Dirichlet(0.0) for name in names}
+        rng = _stream(seed, i, "sides")
         kinds = rng.integers(0, 4, len(names))  # 0, 1: value; 2: flux; 3: Robin
         kinds[rng.integers(len(names))] = 0
         numbers = rng.standard_normal(len(names))
         h = 10.0 ** rng.uniform(-1, 2, len(names))
-        if self.sides == "zero":
-            return {name: Dirichlet(0.0) for name in names}
         if self.sides == "values":
             return {name: Dirichlet(float(value)) for name, value in zip(names, numbers, strict=True)}
         make: list[Callable] = [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import h5py
+import numba
 import numpy as np
 import pytest
 
@@ -104,6 +105,18 @@ def test_really_killed_and_resumed_it_is_the_same_too(tmp_path):
 def test_workers_do_not_change_a_byte(whole, tmp_path):
     sg.generate(out=tmp_path / "data", workers=3, **SETTINGS)
     assert files(tmp_path / "data") == files(whole)
+
+
+def test_equilibria_are_solved_by_threads_before_a_process_is_started(whole, tmp_path, monkeypatch):
+    def started(size):
+        raise AssertionError
+
+    monkeypatch.setattr("surrogate.ahead._Processes", started)
+    workers = min(numba.get_num_threads(), module.MOST_THREADS)
+    sg.generate(out=tmp_path / "data", workers=workers, **SETTINGS)
+    assert files(tmp_path / "data") == files(whole)
+    transient = module._Recipe(Spec.of("transient"), 0, 4, 16, "same-grid")
+    assert module._threads(transient) == 1
 
 
 def test_ctrl_c_finishes_the_shard_and_says_how_to_resume(whole, tmp_path):

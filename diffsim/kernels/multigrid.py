@@ -22,6 +22,9 @@ _threaded = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=
 SHAPE, G0, G1, G2, W, DINV, B, X, Y = 0, 3, 4, 5, 6, 7, 8, 9, 10
 BLOCK = 11  # coarsening factor per axis towards the next level
 COLUMNS = 14
+# Where aggregates follow the ties, levels below the finest are lists: TIES lies in the arena, the others in `links`. NEAR
+# and TIES of node i are entries ENDS[i] .. ENDS[i + 1] - 1; ORDER[GROUPS[c]] .. are the nodes of aggregate c.
+TIES, ENDS, NEAR, GROUPS, ORDER = 3, 4, 5, 11, 12
 
 
 @_compiled
@@ -163,10 +166,10 @@ def cg_threads(job, blocks, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, f
 
 
 @_entry
-def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, omegas, blocks):
+def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, omegas, blocks, links):
     """Solve ``K x = b`` in place by conjugate gradients with V-cycles; x holds the first guess.
 
-    `table` to `blocks`: as `vcycle` takes them.
+    `table` to `links`: as `vcycle` takes them.
 
     Returns (iterations, ||b - K x||, ||b||, rounding), the last the size of the rounding errors in that residual: no
     double-precision x can be expected to have a smaller one. The direction is updated by Polak and Ribiere's formula,
@@ -209,7 +212,7 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, ome
                 before, rz = residual, 0.0
             job = LOAD
         elif job == LOAD:
-            vcycle(table, arena, dense, jobs, omegas, blocks)
+            vcycle(table, arena, dense, jobs, omegas, blocks, links)
             job = PRODUCTS
         elif job == PRODUCTS:
             beta = max(-alpha * second / rz, 0.0) if rz > 0.0 else 0.0
@@ -349,7 +352,7 @@ def prolong_rows(lo, hi, f0, f1, f2, e, x):
 
 
 # Jobs of one pass over a level.
-FORWARD, BACKWARD, RESTRICT, PROLONG = np.arange(4)
+FORWARD, BACKWARD, REST, RESTRICT, PROLONG = np.arange(5)
 
 
 @_compiled
@@ -390,16 +393,86 @@ def level_threads(job, blocks, rows, table, arena, level, omega):
         level_rows(job, lo, hi, table, arena, level, omega)
 
 
+@_compiled
+def node_rows(lo, hi, ends, near, ties, w, dinv, b, x, omega, y):
+    """One Richardson step on a graph; ``y = b - K x`` itself where omega is 0."""
+    for i in range(lo, hi):
+        own, flow = x[i], np.float64(0.0)
+        for e in range(ends[i], ends[i + 1]):
+            flow += ties[e] * (x[near[e]] - own)
+        rest = b[i] - w[i] * own + flow
+        y[i] = rest if omega == 0.0 else own + omega * (dinv[i] * rest)
+
+
+@_compiled
+def gather_rows(lo, hi, groups, order, rest, dinv, b, x, omega):
+    """b = sum of the rest over each aggregate, and x, the first smoothing step there."""
+    for c in range(lo, hi):
+        total = np.float64(0.0)
+        for m in range(groups[c], groups[c + 1]):
+            total += rest[order[m]]
+        b[c] = total
+        x[c] = omega * (dinv[c] * total)
+
+
+@_compiled
+def scatter_rows(lo, hi, groups, order, e, x):
+    """x += e of the aggregate each node belongs to."""
+    for c in range(lo, hi):
+        for m in range(groups[c], groups[c + 1]):
+            x[order[m]] += e[c]
+
+
+@_compiled
+def graph_rows(job, lo, hi, table, arena, links, level, omega):
+    """One pass of `level_rows` where aggregates follow the ties; RESTRICT and PROLONG go over the aggregates.
+
+    RESTRICT takes its rest from y, where the pass REST before it (omega = 0) has left ``b - K x``.
+    """
+    line = table[level]
+    b, x, y = arena[line[B] :], arena[line[X] :], arena[line[Y] :]
+    if job >= RESTRICT:
+        below, groups, order = table[level + 1], links[line[GROUPS] :], links[line[ORDER] :]
+        if job == RESTRICT:
+            gather_rows(lo, hi, groups, order, y, arena[below[DINV] :], arena[below[B] :], arena[below[X] :], omega)
+        else:
+            scatter_rows(lo, hi, groups, order, arena[below[Y] :], x)
+    elif level > 0:
+        source, target = (y, x) if job == BACKWARD else (x, y)
+        ties, w, dinv = arena[line[TIES] :], arena[line[W] :], arena[line[DINV] :]
+        node_rows(lo, hi, links[line[ENDS] :], links[line[NEAR] :], ties, w, dinv, b, source, omega, target)
+    elif job == REST:
+        n0, n1, n2 = line[SHAPE], line[SHAPE + 1], line[SHAPE + 2]
+        g0, g1 = cube(arena, line[G0], n0 + 1, n1, n2), cube(arena, line[G1], n0, n1 + 1, n2)
+        g2, w = cube(arena, line[G2], n0, n1, n2 + 1), cube(arena, line[W], n0, n1, n2)
+        u = cube(arena, line[X], n0, n1, n2)
+        for row in range(lo, hi):
+            rest = y[row * n2 : (row + 1) * n2]
+            apply_row(g0, g1, g2, w, u, row // n1, row % n1, rest)
+            for k in range(n2):
+                rest[k] = b[row * n2 + k] - rest[k]
+    else:
+        level_rows(job, lo, hi, table, arena, level, omega)
+
+
+@_threaded
+def graph_threads(job, blocks, rows, table, arena, links, level, omega):
+    """`graph_rows` over all rows, in `blocks` pieces."""
+    for piece in prange(blocks):
+        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
+        graph_rows(job, lo, hi, table, arena, links, level, omega)
+
+
 PARALLEL_CELLS = 20_000  # below this a level is done before a second thread has woken
 
 
 @_entry
-def vcycle(table, arena, dense, jobs, omegas, blocks):
+def vcycle(table, arena, dense, jobs, omegas, blocks, links):
     """One symmetric V-cycle from b and the first smoothing step in x of level 0; the correction is left in y.
 
     `jobs` and `omegas` list the passes: entry 0 is the first smoothing step, made by whoever fills b and x, then come
     the passes on the way down up to RESTRICT, then those on the way up. `blocks`: pieces for several threads, or None
-    for one.
+    for one. `links`: the lists of a hierarchy whose aggregates follow the ties, None where they are blocks.
     """
     last, down = table.shape[0] - 1, 1
     while jobs[down] != RESTRICT:
@@ -413,9 +486,16 @@ def vcycle(table, arena, dense, jobs, omegas, blocks):
         if turn > last * down:
             done = turn - last * down - 1
             level, k = last - 1 - done // up, down + 1 + done % up
-        line = table[level + 1 if jobs[k] == RESTRICT else level]
+        coarse = jobs[k] == RESTRICT or (jobs[k] == PROLONG and links is not None)
+        line = table[level + 1 if coarse else level]
         rows = line[SHAPE] * line[SHAPE + 1]
-        if blocks is None or table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
+        cells = table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2]
+        if links is not None:
+            if blocks is None or cells < PARALLEL_CELLS:
+                graph_rows(jobs[k], START, rows, table, arena, links, level, omegas[k])
+            else:
+                graph_threads(jobs[k], blocks, rows, table, arena, links, level, omegas[k])
+        elif blocks is None or cells < PARALLEL_CELLS:
             level_rows(jobs[k], START, rows, table, arena, level, omegas[k])
         else:
             level_threads(jobs[k], blocks, rows, table, arena, level, omegas[k])
@@ -438,7 +518,8 @@ def vcycle(table, arena, dense, jobs, omegas, blocks):
 EAST, SOUTH, SOUTHEAST, SOUTHWEST, TRANSFER = 3, 4, 5, 11, 12
 WRAP = 13  # 1 where the first axis is periodic
 R, P, Q = 14, 15, 16
-PLANE_COLUMNS = 17
+WORK, WEIGHTS = 17, 18  # in the scratch of the set-up
+PLANE_COLUMNS = 19
 
 # Entries of `numbers`, in the precision of the arena.
 FIRST, SECOND, ALPHA, BETA, NOTHING = 0, 1, 2, 3, 4
@@ -817,23 +898,17 @@ def true_rest_rows(lo, hi, g1, g2, w, b, x, scale, arena, target, sums):
 LOOK, GO_DOWN, GO_UP, TURN = np.arange(4)
 
 
-@_compiled
-def sweep_rows(kind, lo, hi, level, table, arena, numbers, source, target, sums, x, stretch):
-    """One of the sweeps over rows lo .. hi - 1 (coarse rows on the way down)."""
-    if kind == GO_DOWN:
-        down_rows(lo, hi, level, table, arena, numbers, source, target, sums)
-    elif kind == GO_UP:
-        up_rows(lo, hi, level, table, arena, numbers, source, sums)
-    else:
-        turn_rows(lo, hi, table, arena, numbers, source, target, sums, x, stretch)
-
-
 @_threaded
 def sweep_threads(kind, blocks, rows, level, table, arena, numbers, source, target, sums, x, stretch):
-    """`sweep_rows` over all rows, in `blocks` pieces."""
+    """One of the sweeps over all rows (coarse rows on the way down), in `blocks` pieces."""
     for piece in prange(blocks):
         lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
-        sweep_rows(kind, lo, hi, level, table, arena, numbers, source, target, sums, x, stretch)
+        if kind == GO_DOWN:
+            down_rows(lo, hi, level, table, arena, numbers, source, target, sums)
+        elif kind == GO_UP:
+            up_rows(lo, hi, level, table, arena, numbers, source, sums)
+        else:
+            turn_rows(lo, hi, table, arena, numbers, source, target, sums, x, stretch)
 
 
 @_threaded
@@ -895,10 +970,14 @@ def plane_pcg(g1, g2, w, b, x, tol, max_iterations, scale, table, arena, dense, 
         if kind == TURN:
             here, there = p, 2 * table[0, P] + cells - p
         rows = table[level + 1 if kind == GO_DOWN else level, SHAPE + 1]
-        if blocks is None or table[level, SHAPE + 1] * table[level, SHAPE + 2] < PARALLEL_CELLS:
-            sweep_rows(kind, START, rows, level, table, arena, numbers, here, there, sums, solution, scale * unit)
-        else:
+        if blocks is not None and table[level, SHAPE + 1] * table[level, SHAPE + 2] >= PARALLEL_CELLS:
             sweep_threads(kind, blocks, rows, level, table, arena, numbers, here, there, sums, solution, scale * unit)
+        elif kind == GO_DOWN:
+            down_rows(START, rows, level, table, arena, numbers, here, there, sums)
+        elif kind == GO_UP:
+            up_rows(START, rows, level, table, arena, numbers, here, sums)
+        else:
+            turn_rows(START, rows, table, arena, numbers, here, there, sums, solution, scale * unit)
         if kind == GO_DOWN:
             if level == 0 and source != r:
                 iterations += 1
@@ -1026,13 +1105,19 @@ def coarsen(table, arena, level):
     coarsen_walls(g0, g1, g2, w, f0, f1, f2, wc)
 
 
-@_entry
-def set_up(table, arena, g0, g1, g2, w, scale, dense):
-    """Fill the hierarchy of ``scale * K`` and factorise its coarsest level."""
+@_compiled
+def copy_finest(table, arena, g0, g1, g2, w, scale):
+    """``scale * K`` into the finest level."""
     copy_scaled(g0.reshape(-1), scale, arena[table[0, G0] : table[0, G0] + g0.size])
     copy_scaled(g1.reshape(-1), scale, arena[table[0, G1] : table[0, G1] + g1.size])
     copy_scaled(g2.reshape(-1), scale, arena[table[0, G2] : table[0, G2] + g2.size])
     copy_scaled(w.reshape(-1), scale, arena[table[0, W] : table[0, W] + w.size])
+
+
+@_entry
+def set_up(table, arena, g0, g1, g2, w, scale, dense):
+    """Fill the hierarchy of ``scale * K`` and factorise its coarsest level."""
+    copy_finest(table, arena, g0, g1, g2, w, scale)
     for level in range(table.shape[0]):
         inverse_diagonal(table, arena, level)
         if level < table.shape[0] - 1:
@@ -1042,23 +1127,46 @@ def set_up(table, arena, g0, g1, g2, w, scale, dense):
 
 
 @_entry
+def graph_set_up(table, arena, g0, g1, g2, w, scale, links, dense):
+    """The same where aggregates follow the ties; ties and w of the levels below the finest are in the arena already."""
+    copy_finest(table, arena, g0, g1, g2, w, scale)
+    inverse_diagonal(table, arena, START)
+    last = table.shape[0] - 1
+    for level in range(1, last + 1):
+        line = table[level]
+        ends, near, ties = links[line[ENDS] :], links[line[NEAR] :], arena[line[TIES] :]
+        for i in range(line[SHAPE]):
+            d = np.float64(arena[line[W] + i])
+            for e in range(ends[i], ends[i + 1]):
+                d += ties[e]
+                if level == last and near[e] > i:
+                    dense[i, near[e]] = -np.float64(ties[e])
+            arena[line[DINV] + i] = 1.0 / d if d > 0.0 else 0.0
+            if level == last:
+                dense[i, i] = np.float64(arena[line[W] + i])
+    eliminate(dense)
+
+
+@_entry
 def survey(values):
     """(sum, largest, smallest positive, number of positive) of values >= 0, flat; (0, 0, inf, 0) of none."""
-    total, top, low, count = np.zeros(LANES), np.zeros(LANES), np.full(LANES, np.inf), np.zeros(LANES)
-    for start in range(0, values.size, np.int64(LANES)):
-        at = np.uint64(start)
-        for lane in range(min(LANES, np.uint64(values.size) - at)):
-            value = values[at + lane]
-            total[lane] += value
-            top[lane] = max(top[lane], value)
-            low[lane] = min(low[lane], value if value > 0.0 else np.inf)
-            count[lane] += 1.0 if value > 0.0 else 0.0
-    for lane in range(ONE, LANES):
-        total[0] += total[lane]
-        top[0] = max(top[0], top[lane])
-        low[0] = min(low[0], low[lane])
-        count[0] += count[lane]
-    return total[0], top[0], low[0], count[0]
+    total, more, top, higher, low, lower, count = 0.0, 0.0, 0.0, 0.0, np.inf, np.inf, 0
+    half = np.uint64(values.size // 2)
+    for k in range(half):  # two chains of operations: each waits for its last one
+        a, b = values[k], values[half + k]
+        total += a
+        more += b
+        top = a if a > top else top
+        higher = b if b > higher else higher
+        a, b = a if a > 0.0 else np.inf, b if b > 0.0 else np.inf
+        low = a if a < low else low
+        lower = b if b < lower else lower
+        count += np.int64(a < np.inf) + np.int64(b < np.inf)
+    for k in range(half + half, np.uint64(values.size)):
+        a = values[k]
+        more += a
+        top, low, count = max(top, a), min(low, a if a > 0.0 else np.inf), count + np.int64(a > 0.0)
+    return total + more, max(top, higher), min(low, lower), count
 
 
 @_compiled
@@ -1117,6 +1225,27 @@ def factorise(dense):
 
 
 @_compiled
+def eliminate(dense):
+    """The same from couplings <= 0 above the diagonal and w on it, without a subtraction: exact at any contrast.
+
+    Whether a component is anchored shows in what is left of w, where a difference of large numbers could not tell
+    (Grassmann, Taksar and Heyman, Regenerative analysis and steady state distributions, Oper. Res. 33, 1985).
+    """
+    n = dense.shape[0]
+    for k in range(n):
+        dense[k, n] = n
+        pivot = dense[k, k]
+        for i in range(k + 1, n):
+            pivot -= dense[k, i]
+        for i in range(k + 1, n):
+            share = -dense[k, i] / pivot if pivot > 0.0 else 0.0
+            dense[i, i] += share * dense[k, k]
+            for j in range(i + 1, n):
+                dense[i, j] += share * dense[k, j]
+        dense[k, k] = 1.0 / pivot if pivot > 0.0 else 0.0
+
+
+@_compiled
 def solve_dense(dense, arena, rhs, out):
     """y = K^-1 b on the coarsest level from its factors."""
     n = dense.shape[0]
@@ -1137,24 +1266,46 @@ def solve_dense(dense, arena, rhs, out):
 
 
 # --- setting up a plane, in double precision --------------------------------------------------------------------------
+#
+# `work` is flat: from WORK on, a level's fields lie one after the other, each with a halo of HALO rows and columns
+# (wrapped where periodic, 0 elsewhere); from WEIGHTS on, its interpolation. Offsets are unsigned, as in the sweeps.
 
-HALO = 3  # rows and columns around a level while it is set up: wrapped where periodic, 0 elsewhere
-ONE_CELL = np.int64(1)
+HALO = 3
+EASTWARD, SOUTHWARD, LOSS, WHOLE, SOUTHEASTWARD, SOUTHWESTWARD = np.arange(6)  # fields; the last two not on level 0
+THREE = np.uint64(HALO)
 
 
 @_compiled
-def wrap_halo(a, n1, n2, wrap1, wrap2):
-    """Fill the halo of a (n1 + 2 HALO, n2 + 2 HALO) array along periodic axes."""
+def field_at(table, level, field, i):
+    """Where row i of a field of a level begins in `work`, at column 0."""
+    width = table[level, SHAPE + 2] + 2 * HALO
+    height = table[level, SHAPE + 1] + 2 * HALO
+    return np.uint64(table[level, WORK] + (field * height + i + HALO) * width + HALO)
+
+
+@_compiled
+def weights_at(table, level, which, row):
+    """Where row `row` of one of the eight weights of a level begins in `work`."""
+    m1, m2 = table[level + 1, SHAPE + 1], table[level + 1, SHAPE + 2]
+    return np.uint64(table[level, WEIGHTS] + (which * (m1 + 2) + row) * (m2 + 2))
+
+
+@_compiled
+def wrap_halo(table, level, field, wrap1, wrap2, work):
+    """Fill the halo of a field along periodic axes."""
+    n1, n2 = table[level, SHAPE + 1], table[level, SHAPE + 2]
+    n, width = np.uint64(n2), np.uint64(n2 + 2 * HALO)
     if wrap2:
-        for i in range(HALO, HALO + n1):
-            for k in range(HALO):
-                a[i, k] = a[i, k + n2]
-                a[i, HALO + n2 + k] = a[i, HALO + k]
+        for i in range(n1):
+            row = field_at(table, level, field, i)
+            for k in range(THREE):
+                work[row - THREE + k] = work[row - THREE + n + k]
+                work[row + n + k] = work[row + k]
     if wrap1:
-        for i in range(HALO):
-            for k in range(n2 + 2 * HALO):
-                a[i, k] = a[i + n1, k]
-                a[HALO + n1 + i, k] = a[HALO + i, k]
+        first = field_at(table, level, field, START) - THREE
+        for k in range(THREE * width):
+            work[first - THREE * width + k] = work[first - THREE * width + np.uint64(n1) * width + k]
+            work[first + np.uint64(n1) * width + k] = work[first + k]
 
 
 @_compiled
@@ -1170,219 +1321,306 @@ def positive(x):
 
 
 @_compiled
-def box_weights(e, s, se, sw, w, five, m1, m2, weights):
-    """Interpolation from the matrix, its couplings given with a halo; `weights` as at LEFT, RIGHT, ...
-
-    Between two coarse neighbours the matrix is collapsed across them; among four it is solved. Couplings of the wrong
-    sign count as 0 (lumped into the diagonal): at contrasts of 1e6 in fine structures that halves the iterations.
-    """
-    for ci in range(m1 + 2):
-        for ck in range(m2 + 2):
-            i, k = 2 * ci - 1 + HALO, 2 * ck - 2 + HALO
-            left, right = positive(e[i, k - 1]), positive(e[i, k])
-            if not five:
-                left += positive(se[i - 1, k - 1]) + positive(sw[i, k])
-                right += positive(sw[i - 1, k + 1]) + positive(se[i, k])
-            whole = left + right + w[i, k]
-            share = 1.0 / whole if whole > 0.0 else 0.0
-            weights[LEFT, ci, ck], weights[RIGHT, ci, ck] = left * share, right * share
-            i, k = 2 * ci - 2 + HALO, 2 * ck - 1 + HALO
-            up, down = positive(s[i - 1, k]), positive(s[i, k])
-            if not five:
-                up += positive(se[i - 1, k - 1]) + positive(sw[i - 1, k + 1])
-                down += positive(se[i, k]) + positive(sw[i, k])
-            whole = up + down + w[i, k]
-            share = 1.0 / whole if whole > 0.0 else 0.0
-            weights[UP, ci, ck], weights[DOWN, ci, ck] = up * share, down * share
-    for ci in range(1, m1 + 2):
-        for ck in range(1, m2 + 2):
-            i, k = 2 * ci - 2 + HALO, 2 * ck - 2 + HALO
-            north, south, west, east = (
-                positive(s[i - 1, k]),
-                positive(s[i, k]),
-                positive(e[i, k - 1]),
-                positive(e[i, k]),
-            )
-            a, b, c, d = 0.0, 0.0, 0.0, 0.0  # the four corners
-            if not five:
-                a, b = positive(se[i - 1, k - 1]), positive(sw[i - 1, k + 1])
-                c, d = positive(sw[i, k]), positive(se[i, k])
-            whole = north + south + west + east + a + b + c + d + w[i, k]
-            share = 1.0 / whole if whole > 0.0 else 0.0
-            weights[NW, ci, ck] = (a + north * weights[LEFT, ci - 1, ck] + west * weights[UP, ci, ck - 1]) * share
-            weights[NE, ci, ck] = (b + north * weights[RIGHT, ci - 1, ck] + east * weights[UP, ci, ck]) * share
-            weights[SW, ci, ck] = (c + south * weights[LEFT, ci, ck] + west * weights[DOWN, ci, ck - 1]) * share
-            weights[SE, ci, ck] = (d + south * weights[RIGHT, ci, ck] + east * weights[DOWN, ci, ck]) * share
+def load_rows(lo, hi, table, g1, g2, w, scale, work):
+    """``scale * K`` into the fields of level 0; g1, g2 and w are flat."""
+    n = np.uint64(table[0, SHAPE + 2])
+    for i in range(lo, hi):
+        cell, face = np.uint64(i) * n, np.uint64(i) * (n + ONE) + ONE
+        east, south = field_at(table, START, EASTWARD, i), field_at(table, START, SOUTHWARD, i)
+        loss = field_at(table, START, LOSS, i)
+        for k in range(n):
+            work[east + k] = scale * g2[face + k]
+            work[south + k] = scale * g1[cell + n + k]
+            work[loss + k] = scale * w[cell + k]
 
 
 @_compiled
-def box_galerkin(e, s, se, sw, d, five, weights, m1, m2, ce, cs, cse, csw, cw):
-    """Coarse couplings of ``P^T K P``, halo left empty; d is the diagonal of K. `cw` receives the coarse diagonal.
+def store_row(work, source, count, arena, target):
+    """Copy a row into the arena."""
+    for k in range(count):
+        arena[target + k] = work[source + k]
+
+
+@_compiled
+def finish_rows(lo, hi, level, table, arena, work):
+    """Diagonals of rows lo .. hi - 1, and everything that the arena keeps of these rows.
+
+    On coarse levels LOSS is, on entry, the whole diagonal: it becomes the row's excess over its couplings, where one
+    that is nothing but rounding counts as 0. WHOLE is the diagonal of K. Galerkin products may have couplings of the
+    wrong sign; 1 / D is the inverse of a diagonal so large that the rows of D^-1 K still sum to 2 at most, as the
+    smoother assumes.
+    """
+    n2 = table[level, SHAPE + 2]
+    n, width = np.uint64(n2), np.uint64(n2 + 2 * HALO)
+    for i in range(lo, hi):
+        east, south = field_at(table, level, EASTWARD, i), field_at(table, level, SOUTHWARD, i)
+        loss, whole = field_at(table, level, LOSS, i), field_at(table, level, WHOLE, i)
+        north, inverse = south - width, np.uint64(table[level, DINV] + i * n2)
+        if level == 0:
+            for k in range(n):
+                value = work[east + k - ONE] + work[east + k] + work[north + k] + work[south + k] + work[loss + k]
+                work[whole + k] = value
+                arena[inverse + k] = 1.0 / value if value > 0.0 else 0.0
+        else:
+            se, sw = field_at(table, level, SOUTHEASTWARD, i), field_at(table, level, SOUTHWESTWARD, i)
+            for k in range(n):
+                a, b, c, d = work[east + k - ONE], work[east + k], work[north + k], work[south + k]
+                e, f = work[se - width + k - ONE], work[sw - width + k + ONE]
+                g, h = work[sw + k], work[se + k]
+                total = a + b + c + d + (e + f + g + h)
+                wrong = negative(a) + negative(b) + negative(c) + negative(d)
+                wrong += negative(e) + negative(f) + negative(g) + negative(h)
+                rest = work[loss + k] - total
+                excess = rest if rest > 1e-13 * work[loss + k] else 0.0
+                work[loss + k] = excess
+                work[whole + k] = total + excess
+                enlarged = total + 0.5 * excess - wrong
+                value = enlarged if enlarged > total + excess else total + excess
+                arena[inverse + k] = 1.0 / value if value > 0.0 else 0.0
+            beyond = n + TWO
+            for row in range(i if i > 0 else -1, i + 1):  # what lies above row 0 is kept too
+                to, shift = np.uint64((row + 1) * (n2 + 2)), np.uint64(i - row) * width + ONE
+                store_row(work, se - shift, beyond, arena, np.uint64(table[level, SOUTHEAST]) + to)
+                store_row(work, sw - shift, beyond, arena, np.uint64(table[level, SOUTHWEST]) + to)
+        store_row(work, east - ONE, n + ONE, arena, np.uint64(table[level, EAST] + i * (n2 + 1)))
+        store_row(work, loss, n, arena, np.uint64(table[level, W] + i * n2))
+        store_row(work, south, n, arena, np.uint64(table[level, SOUTH] + (i + 1) * n2))
+        if i == 0:
+            store_row(work, north, n, arena, np.uint64(table[level, SOUTH]))
+
+
+@_compiled
+def middle_rows(lo, hi, level, table, work):
+    """Interpolation between two coarse cells, weights' rows lo .. hi - 1: the matrix collapsed across the pair.
+
+    Couplings of the wrong sign count as 0 (lumped into the diagonal): at contrasts of 1e6 in fine structures that
+    halves the iterations.
+    """
+    width, m = np.uint64(table[level, SHAPE + 2] + 2 * HALO), np.uint64(table[level + 1, SHAPE + 2] + 2)
+    for ci in range(lo, hi):
+        i = 2 * ci - 1  # cells (i, k), between coarse columns, and (i - 1, k + 1), between coarse rows; k from -2 on
+        e, s = field_at(table, level, EASTWARD, i) - TWO, field_at(table, level, SOUTHWARD, i - 1) - ONE
+        own, other = field_at(table, level, LOSS, i) - TWO, field_at(table, level, LOSS, i - 1) - ONE
+        to_left, to_right = weights_at(table, level, LEFT, ci), weights_at(table, level, RIGHT, ci)
+        to_up, to_down = weights_at(table, level, UP, ci), weights_at(table, level, DOWN, ci)
+        se, sw = e, s
+        if level > 0:
+            se, sw = field_at(table, level, SOUTHEASTWARD, i) - TWO, field_at(table, level, SOUTHWESTWARD, i) - TWO
+        for ck in range(m):
+            k = TWO * ck
+            left, right = positive(work[e + k - ONE]), positive(work[e + k])
+            up, down = positive(work[s + k - width]), positive(work[s + k])
+            if level > 0:
+                p, q = se + k, sw + k
+                left += positive(work[p - width - ONE]) + positive(work[q])
+                right += positive(work[q - width + ONE]) + positive(work[p])
+                p, q = p - width + ONE, q - width + ONE
+                up += positive(work[p - width - ONE]) + positive(work[q - width + ONE])
+                down += positive(work[p]) + positive(work[q])
+            whole = left + right + work[own + k]
+            share = 1.0 / whole if whole > 0.0 else 0.0
+            work[to_left + ck] = left * share
+            work[to_right + ck] = right * share
+            whole = up + down + work[other + k]
+            share = 1.0 / whole if whole > 0.0 else 0.0
+            work[to_up + ck] = up * share
+            work[to_down + ck] = down * share
+
+
+@_compiled
+def corner_rows(lo, hi, level, table, arena, work):
+    """Interpolation among four coarse cells, where the matrix is solved; and rows lo .. hi - 1 of all weights, kept."""
+    m1, m2 = table[level + 1, SHAPE + 1], table[level + 1, SHAPE + 2]
+    width, m = np.uint64(table[level, SHAPE + 2] + 2 * HALO), np.uint64(m2 + 2)
+    for ci in range(lo, hi):
+        left, right = weights_at(table, level, LEFT, ci), weights_at(table, level, RIGHT, ci)
+        up, down = weights_at(table, level, UP, ci), weights_at(table, level, DOWN, ci)
+        nw, ne = weights_at(table, level, NW, ci), weights_at(table, level, NE, ci)
+        sw, se = weights_at(table, level, SW, ci), weights_at(table, level, SE, ci)
+        if ci > 0:
+            i = 2 * ci - 2  # cells (i, k), k from -2 on
+            e, s = field_at(table, level, EASTWARD, i) - TWO, field_at(table, level, SOUTHWARD, i) - TWO
+            loss = field_at(table, level, LOSS, i) - TWO
+            p, q = e, s
+            if level > 0:
+                p, q = field_at(table, level, SOUTHEASTWARD, i) - TWO, field_at(table, level, SOUTHWESTWARD, i) - TWO
+            for ck in range(ONE, m):
+                k = TWO * ck
+                north, south = positive(work[s + k - width]), positive(work[s + k])
+                west, east = positive(work[e + k - ONE]), positive(work[e + k])
+                a, b, c, d = 0.0, 0.0, 0.0, 0.0  # the four corners
+                if level > 0:
+                    a, b = positive(work[p + k - width - ONE]), positive(work[q + k - width + ONE])
+                    c, d = positive(work[q + k]), positive(work[p + k])
+                whole = north + south + west + east + a + b + c + d + work[loss + k]
+                share = 1.0 / whole if whole > 0.0 else 0.0
+                work[nw + ck] = (a + north * work[left - m + ck] + west * work[up + ck - ONE]) * share
+                work[ne + ck] = (b + north * work[right - m + ck] + east * work[up + ck]) * share
+                work[sw + ck] = (c + south * work[left + ck] + west * work[down + ck - ONE]) * share
+                work[se + ck] = (d + south * work[right + ck] + east * work[down + ck]) * share
+        for which in range(8):
+            to = np.uint64(table[level, TRANSFER] + (which * (m1 + 2) + ci) * (m2 + 2))
+            store_row(work, weights_at(table, level, which, ci), m, arena, to)
+
+
+@_compiled
+def galerkin_rows(lo, hi, level, table, work):
+    """Rows lo .. hi - 1 of ``P^T K P`` into the next level's fields; its LOSS receives the whole diagonal.
 
     For every coarse cell the basis function f (its nine weights) is passed through K, on the ring around its support
     only towards east and south. At cells among four coarse ones K f vanishes where no coupling has the wrong sign,
     so surely on the finest level.
     """
-    for ci in range(m1):
-        for ck in range(m2):
-            a, c = ci + 1, ck + 1  # this coarse cell in `weights`
-            i, k = 2 * ci + 1 + HALO, 2 * ck + 1 + HALO
-            fw, fe, fn, fs = weights[RIGHT, a, c], weights[LEFT, a, c + 1], weights[DOWN, a, c], weights[UP, a + 1, c]
-            fnw, fne = weights[SE, a, c], weights[SW, a, c + 1]
-            fsw, fse = weights[NE, a + 1, c], weights[NW, a + 1, c + 1]
-            own = -(e[i, k - 1] * fw + e[i, k] * fe + s[i - 1, k] * fn + s[i, k] * fs)
+    width, m2 = np.uint64(table[level, SHAPE + 2] + 2 * HALO), np.uint64(table[level + 1, SHAPE + 2])
+    m = m2 + TWO
+    for ci in range(lo, hi):
+        row = 2 * ci + 1
+        e, s = field_at(table, level, EASTWARD, row) + ONE, field_at(table, level, SOUTHWARD, row) + ONE
+        d = field_at(table, level, WHOLE, row) + ONE
+        se, sw = e, s
+        if level > 0:
+            se, sw = field_at(table, level, SOUTHEASTWARD, row) + ONE, field_at(table, level, SOUTHWESTWARD, row) + ONE
+        left, right = weights_at(table, level, LEFT, ci + 1) + ONE, weights_at(table, level, RIGHT, ci + 1) + ONE
+        up, down = weights_at(table, level, UP, ci + 1) + ONE, weights_at(table, level, DOWN, ci + 1) + ONE
+        wnw, wne = weights_at(table, level, NW, ci + 1) + ONE, weights_at(table, level, NE, ci + 1) + ONE
+        wsw, wse = weights_at(table, level, SW, ci + 1) + ONE, weights_at(table, level, SE, ci + 1) + ONE
+        to_e, to_s = field_at(table, level + 1, EASTWARD, ci), field_at(table, level + 1, SOUTHWARD, ci)
+        to_se, to_sw = field_at(table, level + 1, SOUTHEASTWARD, ci), field_at(table, level + 1, SOUTHWESTWARD, ci)
+        to_loss = field_at(table, level + 1, LOSS, ci)
+        for c in range(m2):
+            k, b = TWO * c, c + m  # the fine cell in its row; the weights' row below
+            i, j = e + k, s + k
+            fw, fe, fn, fs = work[right + c], work[left + c + ONE], work[down + c], work[up + b]
+            fnw, fne = work[wse + c], work[wsw + c + ONE]
+            fsw, fse = work[wne + b], work[wnw + b + ONE]
+            own = -(work[i - ONE] * fw + work[i] * fe + work[j - width] * fn + work[j] * fs)
             # K f in the five cells of the support that are not among four coarse ones
-            at_e = -(e[i, k] + s[i - 1, k + 1] * fne + s[i, k + 1] * fse)
-            at_w = -(e[i, k - 1] + s[i - 1, k - 1] * fnw + s[i, k - 1] * fsw)
-            at_n = -(s[i - 1, k] + e[i - 1, k - 1] * fnw + e[i - 1, k] * fne)
-            at_s = -(s[i, k] + e[i + 1, k - 1] * fsw + e[i + 1, k] * fse)
+            at_e = -(work[i] + work[j - width + ONE] * fne + work[j + ONE] * fse)
+            at_w = -(work[i - ONE] + work[j - width - ONE] * fnw + work[j - ONE] * fsw)
+            at_n = -(work[j - width] + work[i - width - ONE] * fnw + work[i - width] * fne)
+            at_s = -(work[j] + work[i + width - ONE] * fsw + work[i + width] * fse)
             # and in the ring around it, towards east, south and the two lower corners
-            at_ee, at_nee, at_see = -e[i, k + 1] * fe, -e[i - 1, k + 1] * fne, -e[i + 1, k + 1] * fse
-            at_ss, at_ssw, at_sse = -s[i + 1, k] * fs, -s[i + 1, k - 1] * fsw, -s[i + 1, k + 1] * fse
-            at_sww = -e[i + 1, k - 2] * fsw
+            at_ee, at_nee, at_see = -work[i + ONE] * fe, -work[i - width + ONE] * fne, -work[i + width + ONE] * fse
+            at_ss, at_ssw = -work[j + width] * fs, -work[j + width - ONE] * fsw
+            at_sse, at_sww = -work[j + width + ONE] * fse, -work[i + width - TWO] * fsw
             at_sse2, at_ssw2 = 0.0, 0.0
             at_nw, at_ne, at_sw, at_se = 0.0, 0.0, 0.0, 0.0
-            if not five:
-                at_nw = d[i - 1, k - 1] * fnw
-                at_nw -= s[i - 1, k - 1] * fw + e[i - 1, k - 1] * fn + se[i - 1, k - 1]
-                at_ne = d[i - 1, k + 1] * fne
-                at_ne -= s[i - 1, k + 1] * fe + e[i - 1, k] * fn + sw[i - 1, k + 1]
-                at_sw = d[i + 1, k - 1] * fsw
-                at_sw -= s[i, k - 1] * fw + e[i + 1, k - 1] * fs + sw[i, k]
-                at_se = d[i + 1, k + 1] * fse
-                at_se -= s[i, k + 1] * fe + e[i + 1, k] * fs + se[i, k]
-                own -= se[i - 1, k - 1] * fnw + sw[i - 1, k + 1] * fne + sw[i, k] * fsw + se[i, k] * fse
-                at_e -= se[i - 1, k] * fn + sw[i, k + 1] * fs
-                at_w -= sw[i - 1, k] * fn + se[i, k - 1] * fs
-                at_n -= sw[i - 1, k] * fw + se[i - 1, k] * fe
-                at_s -= se[i, k - 1] * fw + sw[i, k + 1] * fe
-                at_ee -= se[i - 1, k + 1] * fne + sw[i, k + 2] * fse
-                at_nee -= sw[i - 1, k + 2] * fe
-                at_see -= se[i, k + 1] * fe
-                at_ss -= se[i + 1, k - 1] * fsw + sw[i + 1, k + 1] * fse
-                at_ssw -= sw[i + 1, k] * fs
-                at_sse -= se[i + 1, k] * fs
-                at_sww -= sw[i, k - 1] * fw
-                at_sse2 = -se[i + 1, k + 1] * fse
-                at_ssw2 = -sw[i + 1, k - 1] * fsw
-            own += d[i, k]
-            at_e += d[i, k + 1] * fe
-            at_w += d[i, k - 1] * fw
-            at_n += d[i - 1, k] * fn
-            at_s += d[i + 1, k] * fs
+            h = d + k
+            if level > 0:
+                p, q = se + k, sw + k
+                at_nw = work[h - width - ONE] * fnw
+                at_nw -= work[j - width - ONE] * fw + work[i - width - ONE] * fn + work[p - width - ONE]
+                at_ne = work[h - width + ONE] * fne
+                at_ne -= work[j - width + ONE] * fe + work[i - width] * fn + work[q - width + ONE]
+                at_sw = work[h + width - ONE] * fsw
+                at_sw -= work[j - ONE] * fw + work[i + width - ONE] * fs + work[q]
+                at_se = work[h + width + ONE] * fse
+                at_se -= work[j + ONE] * fe + work[i + width] * fs + work[p]
+                own -= work[p - width - ONE] * fnw + work[q - width + ONE] * fne + work[q] * fsw + work[p] * fse
+                at_e -= work[p - width] * fn + work[q + ONE] * fs
+                at_w -= work[q - width] * fn + work[p - ONE] * fs
+                at_n -= work[q - width] * fw + work[p - width] * fe
+                at_s -= work[p - ONE] * fw + work[q + ONE] * fe
+                at_ee -= work[p - width + ONE] * fne + work[q + TWO] * fse
+                at_nee -= work[q - width + TWO] * fe
+                at_see -= work[p + ONE] * fe
+                at_ss -= work[p + width - ONE] * fsw + work[q + width + ONE] * fse
+                at_ssw -= work[q + width] * fs
+                at_sse -= work[p + width] * fs
+                at_sww -= work[q - ONE] * fw
+                at_sse2 = -work[p + width + ONE] * fse
+                at_ssw2 = -work[q + width - ONE] * fsw
+            own += work[h]
+            at_e += work[h + ONE] * fe
+            at_w += work[h - ONE] * fw
+            at_n += work[h - width] * fn
+            at_s += work[h + width] * fs
             whole = own + fe * at_e + fw * at_w + fn * at_n + fs * at_s
             whole += fnw * at_nw + fne * at_ne + fsw * at_sw + fse * at_se
             # rows of P^T towards the four neighbours
-            east = weights[RIGHT, a, c + 1] * at_e + at_ee
-            east += weights[DOWN, a, c + 1] * at_nee + weights[UP, a + 1, c + 1] * at_see
-            south = weights[DOWN, a + 1, c] * at_s + at_ss
-            south += weights[RIGHT, a + 1, c] * at_ssw + weights[LEFT, a + 1, c + 1] * at_sse
-            east += weights[SE, a, c + 1] * at_ne + weights[NE, a + 1, c + 1] * at_se
-            south += weights[SE, a + 1, c] * at_sw + weights[SW, a + 1, c + 1] * at_se
-            southeast = weights[SE, a + 1, c + 1] * at_se + weights[DOWN, a + 1, c + 1] * at_see
-            southeast += weights[RIGHT, a + 1, c + 1] * at_sse + at_sse2
-            southwest = weights[SW, a + 1, c] * at_sw + weights[DOWN, a + 1, c - 1] * at_sww
-            southwest += weights[LEFT, a + 1, c] * at_ssw + at_ssw2
-            p, q = ci + HALO, ck + HALO
-            ce[p, q], cs[p, q], cse[p, q], csw[p, q], cw[p, q] = -east, -south, -southeast, -southwest, whole
+            east = work[right + c + ONE] * at_e + at_ee
+            east += work[down + c + ONE] * at_nee + work[up + b + ONE] * at_see
+            south = work[down + b] * at_s + at_ss
+            south += work[right + b] * at_ssw + work[left + b + ONE] * at_sse
+            east += work[wse + c + ONE] * at_ne + work[wne + b + ONE] * at_se
+            south += work[wse + b] * at_sw + work[wsw + b + ONE] * at_se
+            southeast = work[wse + b + ONE] * at_se + work[down + b + ONE] * at_see
+            southeast += work[right + b + ONE] * at_sse + at_sse2
+            southwest = work[wsw + b] * at_sw + work[down + b - ONE] * at_sww
+            southwest += work[left + b] * at_ssw + at_ssw2
+            work[to_e + c], work[to_s + c], work[to_loss + c] = -east, -south, whole
+            work[to_se + c], work[to_sw + c] = -southeast, -southwest
 
 
-@_compiled
-def box_excess(e, s, se, sw, w, five, n1, n2, d, arena, start):
-    """Turn w, on entry the whole diagonal on coarse levels, into the row's excess over its couplings; fill d and 1 / D.
+FINISH, MIDDLES, CORNERS, GALERKIN = np.arange(4)
 
-    d is the diagonal of K. An excess that is nothing but rounding counts as 0. Galerkin products may have couplings of
-    the wrong sign; 1 / D, in the arena from `start` on, is the inverse of a diagonal so large that the rows of D^-1 K
-    still sum to 2 at most, as the smoother assumes.
-    """
-    for i in range(HALO, HALO + n1):
-        here, up, right, left, down = w[i], s[i - 1], e[i], e[i], s[i]
-        whole, inverse = d[i], arena[start + (i - HALO) * n2 : start + (i - HALO + 1) * n2]
-        if five:
-            for k in range(n2):
-                c = k + HALO
-                value = left[c - 1] + right[c] + up[c] + down[c] + here[c]
-                whole[c] = value
-                inverse[k] = 1.0 / value if value > 0.0 else 0.0
+
+@_threaded
+def set_up_threads(job, blocks, rows, level, table, arena, work):
+    """One of the passes over all rows, in `blocks` pieces."""
+    for piece in prange(blocks):
+        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
+        if job == FINISH:
+            finish_rows(lo, hi, level, table, arena, work)
+        elif job == MIDDLES:
+            middle_rows(lo, hi, level, table, work)
+        elif job == CORNERS:
+            corner_rows(lo, hi, level, table, arena, work)
         else:
-            nw, ne, sw_row, se_row = se[i - 1], sw[i - 1], sw[i], se[i]
-            for k in range(n2):
-                c = k + HALO
-                west, east, north, south = left[c - 1], right[c], up[c], down[c]
-                p, q, r, t = nw[c - 1], ne[c + 1], sw_row[c], se_row[c]
-                total = west + east + north + south + (p + q + r + t)
-                wrong = negative(west) + negative(east) + negative(north) + negative(south)
-                wrong += negative(p) + negative(q) + negative(r) + negative(t)
-                rest = here[c] - total
-                excess = rest if rest > 1e-13 * here[c] else 0.0
-                here[c] = excess
-                whole[c] = total + excess
-                enlarged = total + 0.5 * excess - wrong
-                value = enlarged if enlarged > total + excess else total + excess
-                inverse[k] = 1.0 / value if value > 0.0 else 0.0
-
-
-@_compiled
-def box_store(a, top, left, rows, columns, arena, start):
-    """Copy a haloed array into the arena from `start` on, with `top` rows and `left` columns of its halo."""
-    for i in range(rows):
-        source = a[HALO - top + i, HALO - left : HALO - left + columns]
-        target = arena[start + i * columns : start + (i + 1) * columns]
-        for k in range(columns):
-            target[k] = source[k]
+            galerkin_rows(lo, hi, level, table, work)
 
 
 @_entry
-def box_set_up(table, arena, g1, g2, diagonal, wrap1, wrap2, scale, dense):
-    """Fill the hierarchy of ``scale * K`` of a plane and factorise its coarsest level."""
-    n1, n2 = diagonal.shape[1], diagonal.shape[2]
-    e, s, w = np.zeros((n1 + 6, n2 + 6)), np.zeros((n1 + 6, n2 + 6)), np.zeros((n1 + 6, n2 + 6))
-    se, sw = np.zeros((0, 0)), np.zeros((0, 0))
-    for i in range(n1):
-        for k in range(n2):
-            e[i + HALO, k + HALO] = scale * g2[0, i, k + 1]
-            s[i + HALO, k + HALO] = scale * g1[0, i + 1, k]
-            w[i + HALO, k + HALO] = scale * diagonal[0, i, k]
-    for level in range(table.shape[0]):
-        line, five = table[level], level == 0
-        n1, n2 = line[SHAPE + 1], line[SHAPE + 2]
-        wrap_halo(e, n1, n2, wrap1, wrap2)
-        wrap_halo(s, n1, n2, wrap1, wrap2)
-        if not five:
-            wrap_halo(se, n1, n2, wrap1, wrap2)
-            wrap_halo(sw, n1, n2, wrap1, wrap2)
-            box_store(se, ONE_CELL, ONE_CELL, n1 + 1, n2 + 2, arena, line[SOUTHEAST])
-            box_store(sw, ONE_CELL, ONE_CELL, n1 + 1, n2 + 2, arena, line[SOUTHWEST])
-        d = np.zeros(w.shape)
-        box_excess(e, s, se, sw, w, five, n1, n2, d, arena, line[DINV])
-        wrap_halo(w, n1, n2, wrap1, wrap2)
-        wrap_halo(d, n1, n2, wrap1, wrap2)
-        box_store(e, START, ONE_CELL, n1, n2 + 1, arena, line[EAST])
-        box_store(s, ONE_CELL, START, n1 + 1, n2, arena, line[SOUTH])
-        box_store(w, START, START, n1, n2, arena, line[W])
-        if level == table.shape[0] - 1:
-            box_assemble(e, s, se, sw, w, five, n1, n2, dense)
-            factorise(dense)
-        else:
-            m1, m2 = table[level + 1, SHAPE + 1], table[level + 1, SHAPE + 2]
-            weights = np.zeros((8, m1 + 2, m2 + 2))
-            box_weights(e, s, se, sw, w, five, m1, m2, weights)
-            ce, cs, cw = np.zeros((m1 + 6, m2 + 6)), np.zeros((m1 + 6, m2 + 6)), np.zeros((m1 + 6, m2 + 6))
-            cse, csw = np.zeros((m1 + 6, m2 + 6)), np.zeros((m1 + 6, m2 + 6))
-            box_galerkin(e, s, se, sw, d, five, weights, m1, m2, ce, cs, cse, csw, cw)
-            copy_scaled(weights.reshape(-1), 1.0, arena[line[TRANSFER] : line[TRANSFER] + weights.size])
-            e, s, se, sw, w = ce, cs, cse, csw, cw
+def box_set_up(table, arena, work, g1, g2, w, wrap1, wrap2, scale, dense, blocks):
+    """Fill the hierarchy of ``scale * K`` of a plane and factorise its coarsest level; g1, g2 and w are flat.
+
+    `work` is scratch of the size that the layout says, its halos 0.
+    """
+    load_rows(START, table[0, SHAPE + 1], table, g1, g2, w, scale, work)
+    last = table.shape[0] - 1
+    for level in range(last + 1):
+        n1, n2 = table[level, SHAPE + 1], table[level, SHAPE + 2]
+        for field in range(6 if level > 0 else 4):
+            if field != LOSS and field != WHOLE:
+                wrap_halo(table, level, field, wrap1, wrap2, work)
+        for job in range(4 if level < last else 1):
+            rows = n1
+            if job > FINISH:
+                rows = table[level + 1, SHAPE + 1] + (2 if job < GALERKIN else 0)
+            if blocks is not None and n1 * n2 >= PARALLEL_CELLS:
+                set_up_threads(job, blocks, rows, level, table, arena, work)
+            elif job == FINISH:
+                finish_rows(START, rows, level, table, arena, work)
+            elif job == MIDDLES:
+                middle_rows(START, rows, level, table, work)
+            elif job == CORNERS:
+                corner_rows(START, rows, level, table, arena, work)
+            else:
+                galerkin_rows(START, rows, level, table, work)
+            if job == FINISH:
+                wrap_halo(table, level, LOSS, wrap1, wrap2, work)
+                wrap_halo(table, level, WHOLE, wrap1, wrap2, work)
+    box_assemble(table, last, work, dense)
+    factorise(dense)
 
 
 @_compiled
-def box_assemble(e, s, se, sw, w, five, n1, n2, dense):
+def box_assemble(table, level, work, dense):
     """The matrix of a level in `dense`, lower triangle."""
+    n1, n2 = table[level, SHAPE + 1], table[level, SHAPE + 2]
     for i in range(n1):
-        for k in range(n2):
-            here = i * n2 + k
-            dense[here, here] += w[i + HALO, k + HALO]
-            link(dense, here, i * n2 + (k + 1) % n2, e[i + HALO, k + HALO])
-            link(dense, here, (i + 1) % n1 * n2 + k, s[i + HALO, k + HALO])
-            if not five:
-                link(dense, here, (i + 1) % n1 * n2 + (k + 1) % n2, se[i + HALO, k + HALO])
-                link(dense, here, (i + 1) % n1 * n2 + (k + n2 - 1) % n2, sw[i + HALO, k + HALO])
+        below = (i + 1) % n1 * n2
+        for field in range(6 if level > 0 else 3):
+            row = field_at(table, level, field, i)
+            for k in range(n2):
+                value, here, right, left = work[row + np.uint64(k)], i * n2 + k, (k + 1) % n2, (k + n2 - 1) % n2
+                if field == LOSS:
+                    dense[here, here] += value
+                elif field == EASTWARD:
+                    link(dense, here, i * n2 + right, value)
+                elif field == SOUTHWARD:
+                    link(dense, here, below + k, value)
+                elif field == SOUTHEASTWARD:
+                    link(dense, here, below + right, value)
+                elif field == SOUTHWESTWARD:
+                    link(dense, here, below + left, value)

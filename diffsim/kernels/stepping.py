@@ -31,6 +31,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.cgutils import get_or_insert_function
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
@@ -44,10 +45,17 @@ _PARALLEL_CELLS = 32_768
 # Cells in one band of rows, the unit of work and of summation where every step is one pass over memory.
 _BAND_CELLS = 16_384
 _COLUMNS = 256
-# Planes that a time level advances per visit, and how many it keeps: those, and one on each side. A power of two,
-# so that the place of a plane costs no division.
+# Planes that a time level advances per visit: of a plane problem, whose planes are rows, and of a block.
 _VISIT = 2
-_KEEP = _VISIT + 2
+_VISIT_BLOCK = 1
+# Bytes of a block that are to stay in the second-level cache; the same on every machine, because sums are taken block by
+# block.
+_CACHE = 1_200_000
+# Rows of a plane that a level advances before the next level follows.
+_STRIP = 4
+# Entries of a plan, see `_place_planes`.
+NOWHERE = -1
+ONE, TWO, THREE, FOUR = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
 # From so many steps on it pays to look for cells on which nothing but their neighbours acts.
 _MANY_STEPS = 4
 # Cells of a row that are computed at once: 64 bytes, a line of the cache.
@@ -102,6 +110,18 @@ for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), 
     _arithmetic(_function, _instruction)
 
 
+@intrinsic
+def _times_plus(typing, a, b, c):
+    """``a b + c`` of numbers or lanes, rounded once where the processor can: which it always or never does."""
+
+    def fuse(context, builder, signature, arguments):
+        kind = context.get_value_type(signature.return_type)
+        name = "llvm.fmuladd.v8f64" if isinstance(signature.return_type, _Lanes) else "llvm.fmuladd.f64"
+        return builder.call(get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name), arguments)
+
+    return c(a, b, c), fuse
+
+
 def _pointer(context, builder, kind, array_type, array, at):
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [at]), context.get_value_type(kind).as_pointer())
@@ -130,6 +150,21 @@ def _put(typing, value, array, at):
         return context.get_dummy_value()
 
     return types.none(value, array, types.uint64), store
+
+
+@intrinsic
+def _fetch(typing, array, at):
+    """Ask for the line of the cache around a place of a flat array, which may lie beyond its end."""
+
+    def fetch(context, builder, signature, arguments):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        place = _pointer(context, builder, types.float64, signature.args[0], *arguments)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(prefetch, [builder.bitcast(place, byte), number(0), number(2), number(1)])
+        return context.get_dummy_value()
+
+    return types.none(array, types.uint64), fetch
 
 
 def _broadcast(builder, number):
@@ -177,6 +212,12 @@ if numba.config.DISABLE_JIT:  # the same in plain Python, where lanes are short 
 
     def _put(value, array, at):
         array[at : at + np.uint64(np.size(value))] = value
+
+    def _times_plus(a, b, c):
+        return a * b + c
+
+    def _fetch(array, at):
+        pass
 
     def _alike(like, number):
         return number
@@ -285,18 +326,18 @@ def _pair(like, g, low_face, high_face, u, low, high, centre):
 
 
 @numba.njit(**_INLINE)
-def _net(like, stream, middle, along, u, places, faces, k):
+def _net(like, stream, middle, along, row, u, places, faces, k):
     """What enters the cell in column k of a row from its neighbours, ``sum_f g_f (u_neighbour - u)``.
 
-    `places` are those of column 0 of the row and of its neighbours in `u`: itself, west, east, south, north, below,
+    `places` are those of column 0 in `row`: itself, west, east; and of the neighbouring rows in `u`: south, north, below,
     above. `faces` are those of its faces: west in `along`, south and north in `middle`, below and above in `stream`.
     Where there is no neighbour, the face conducts nothing and any place that holds a number will do.
     """
     at, west, east, south, north, below, above = places
     face_along, face_south, face_north, face_below, face_above = faces
-    centre = _at(like, u, at + k)
+    centre = _at(like, row, at + k)
     face = face_along + k
-    net = _pair(like, along, face, face + np.uint64(1), u, west + k, east + k, centre)
+    net = _pair(like, along, face, face + np.uint64(1), row, west + k, east + k, centre)
     if middle is not None:
         net = net + _pair(like, middle, face_south + k, face_north + k, u, south + k, north + k, centre)
     return net + _pair(like, stream, face_below + k, face_above + k, u, below + k, above + k, centre)
@@ -304,12 +345,12 @@ def _net(like, stream, middle, along, u, places, faces, k):
 
 @numba.njit(**_INLINE)
 def _change(
-    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally, column
+    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, k, tally, column
 ):  # fmt: skip
     """``dt (F - K u) / m`` of the cell in column k; `tally` collects ``F - w u``, what crosses the border."""
-    net = _net(dt, stream, middle, along, u, places, faces, k)
+    net = _net(dt, stream, middle, along, row, u, places, faces, k)
     cell += k
-    enters = _at(dt, base, cell) - _at(dt, w, cell) * _at(dt, u, places[0] + k)
+    enters = _at(dt, base, cell) - _at(dt, w, cell) * _at(dt, row, places[0] + k)
     for p in range(amplitudes.shape[1]):
         pattern = _at(dt, patterns, np.uint64(p * inv_mass.size) + cell)
         enters = enters + _alike(dt, amplitudes[step, p]) * pattern
@@ -326,51 +367,46 @@ def _rate_cells(
     whole = n - n % lanes
     for k in range(np.uint64(0), whole, lanes):
         change = _change(
-            one, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
-            column,
+            one, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, u, places, faces, cell, k,
+            tally, column,
         )  # fmt: skip
         _put(change, rate, column + k)
     for k in range(whole, n):
         rate[column + k] = _change(
-            1.0, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
-            column,
+            1.0, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, u, places, faces, cell, k,
+            tally, column,
         )  # fmt: skip
 
 
 @numba.njit(**_INLINE)
 def _step_cells(
-    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, first, last, tally,
-    column, out, to,
+    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, first, last,
+    tally, column, out, to,
 ):  # fmt: skip
     """``out = u + dt (F - K u) / m`` in the columns [first, last) of a row."""
     lanes, wide = np.uint64(_LANES), _spread(dt)
     whole = last - (last - first) % lanes
     for k in range(first, whole, lanes):
         change = _change(
-            wide, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
-            column,
+            wide, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, k,
+            tally, column,
         )  # fmt: skip
-        _put(_at(wide, u, places[0] + k) + change, out, to + k)
+        _put(_at(wide, row, places[0] + k) + change, out, to + k)
     for k in range(whole, last):
         change = _change(
-            dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, k, tally,
-            column,
+            dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, k,
+            tally, column,
         )  # fmt: skip
-        out[to + k] = u[places[0] + k] + change
+        out[to + k] = row[places[0] + k] + change
 
 
 @numba.njit(**_INLINE)
-def _step_quiet_cells(scale, stream, middle, along, u, places, faces, first, last, out, to):
-    """`_step_cells` where F = 0 and w = 0 and ``dt / m`` is `scale`: the same bits, for fewer numbers read."""
-    lanes, wide, at = np.uint64(_LANES), _spread(scale), places[0]
-    if last - first >= lanes:
-        for start in range(first, last, lanes):
-            k = min(start, last - lanes)
-            net = _net(wide, stream, middle, along, u, places, faces, k)
-            _put(_at(wide, u, at + k) + wide * net, out, to + k)
-    else:
-        for k in range(first, last):
-            out[to + k] = u[at + k] + scale * _net(scale, stream, middle, along, u, places, faces, k)
+def _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, first, last, out, to):
+    """`_step_cells` on whole lanes where F = 0 and w = 0 and ``dt / m`` is `scale`: the same bits, fewer numbers read."""
+    wide, at = _spread(scale), places[0]
+    for k in range(first, last, np.uint64(_LANES)):
+        net = _net(wide, stream, middle, along, row, u, places, faces, k)
+        _put(_at(wide, row, at + k) + wide * net, out, to + k)
 
 
 @numba.njit(**_INLINE)
@@ -386,58 +422,93 @@ def _faces(shape, row, i, first):
 
 @numba.njit(**_INLINE)
 def _euler_row(
-    dt, scale, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, first, quiet,
-    loud, last, tally, column, out, to,
+    dt, scale, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, first,
+    quiet, loud, last, tally, column, out, to,
 ):  # fmt: skip
     """One step of the columns [first, last) of a row, of which [quiet, loud) are quiet."""
-    _step_quiet_cells(scale, stream, middle, along, u, places, faces, quiet, loud, out, to)
+    _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, quiet, loud, out, to)
     for side in range(2):  # one call for both sides, because it is pasted in
         start, stop = (first, quiet) if side == 0 else (loud, last)
         if start < stop:
             _step_cells(
-                dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, start,
-                stop, tally, column, out, to,
+                dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell,
+                start, stop, tally, column, out, to,
             )  # fmt: skip
 
 
 @numba.njit(**_INLINE)
-def _convex(centre, r0, r1, r2, u, places, k):
-    """``centre u + sum_a r_a (u_low + u_high)`` of the cell in column k of a row; `places` as in `_net`."""
-    at, west, east, south, north, below, above = places
-    flat = r2 * (_at(centre, u, west + k) + _at(centre, u, east + k))
+def _convex(centre, r0, r1, r2, own, across, south, north, below, above):
+    """``centre own + sum_a r_a (u_low + u_high)``; `across` is the sum along the row, the others are neighbours.
+
+    A fused multiply-add is symmetric here: what it multiplies is the sum of two neighbours.
+    """
+    value = _times_plus(r2, across, centre * own)
     if r1 is not None:
-        flat = flat + r1 * (_at(centre, u, south + k) + _at(centre, u, north + k))
-    return centre * _at(centre, u, at + k) + (flat + r0 * (_at(centre, u, below + k) + _at(centre, u, above + k)))
+        value = _times_plus(r1, south + north, value)
+    return _times_plus(r0, below + above, value)
 
 
 @numba.njit(**_INLINE)
-def _convex_row(centre, r0, r1, r2, walls, step, wraps, n2, u, places, first, last, out, to):
-    """`_convex` on the columns [first, last) of a row of n2; the cells at walls have a centre of their own."""
-    lanes = np.uint64(_LANES)
-    if last - first >= lanes:
+def _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, k):
+    """`_convex` in column k of a row of n2, whose ends may be at walls: `ends` as in `_convex_row`."""
+    west, east, low, high = ends
+    at, south, north, below, above = places
+    first, last = k == 0, k == n2 - np.uint64(1)
+    if first:
+        centre += low + high if last else low
+    elif last:
+        centre += high
+    left = west if first else row[at + k - np.uint64(1)]
+    right = east if last else row[at + k + np.uint64(1)]
+    return _convex(
+        centre, r0, r1, r2, row[at + k], left + right, fields[0][south + k], fields[1][north + k], fields[2][below + k],
+        fields[3][above + k],
+    )  # fmt: skip
+
+
+@numba.njit(**_INLINE)
+def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, stop, out, to):
+    """`_convex` on the columns [first, last) of a row of n2, from which `row` at ``places[0]`` is read.
+
+    The neighbouring rows lie in the arrays `fields` at the other `places`, of which the one below may be overwritten.
+    `ends` are the values beyond both ends of the row, and what they add to the centre of the end cells. Lanes go on up
+    to `stop`, which may lie beyond `last`.
+    """
+    lanes, one, zero = np.uint64(_LANES), np.uint64(1), np.uint64(0)
+    at, south, north, below, above = places
+    head, tail = 0.0, 0.0
+    for side in range(2):  # before lanes overwrite what they need
+        if (side == 0 and first == zero) or (side == 1 and last == n2):
+            value = _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, zero if side == 0 else n2 - one)
+            head, tail = (value, tail) if side == 0 else (head, value)
+    if stop >= first + lanes:
         c, s0, s1, s2 = _spread(centre), _spread(r0), _spread(r1), _spread(r2)
-        for start in range(first, last, lanes):
-            k = min(start, last - lanes)
-            _put(_convex(c, s0, s1, s2, u, places, k), out, to + k)
+        for begin in range(first, stop, lanes):
+            k = min(begin, stop - lanes)
+            across = _at(c, row, at + k - one) + _at(c, row, at + k + one)
+            value = _convex(
+                c, s0, s1, s2, _at(c, row, at + k), across, _at(c, fields[0], south + k), _at(c, fields[1], north + k),
+                _at(c, fields[2], below + k), _at(c, fields[3], above + k),
+            )  # fmt: skip
+            _put(value, out, to + k)
     else:
         for k in range(first, last):
-            out[to + k] = _convex(centre, r0, r1, r2, u, places, k)
-    if not wraps:
-        low, high = r2 * walls[step, 2, 0, 1], r2 * walls[step, 2, 1, 1]
-        if first == 0:
-            own = centre + (low + high if n2 == 1 else low)
-            out[to] = _convex(own, r0, r1, r2, u, places, np.uint64(0))
-        if last == n2 and n2 > 1:
-            out[to + (n2 - np.uint64(1))] = _convex(centre + high, r0, r1, r2, u, places, n2 - np.uint64(1))
+            out[to + k] = _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, k)
+    if first == zero:
+        out[to] = head
+    if last == n2:
+        out[to + (n2 - one)] = tail
 
 
 @numba.njit(**_SERIAL)
-def _through_wall(r, const, factor, u, at, n):
-    """What enters n edge cells in a row from the ghost cells ``const + factor * edge`` behind their wall."""
-    slope = factor - 1.0
+def _through_walls(r, walls, step, axis, number, size, u, at, n):
+    """What enters n cells in a row, from `at` on, through the walls across an axis on which they are cells `number`."""
     total = 0.0
-    for k in range(at, at + n):
-        total += const + slope * u[k]
+    for end in range(2):
+        if number == (0 if end == 0 else size - 1):
+            const, slope = walls[step, axis, end, 0], walls[step, axis, end, 1] - 1.0
+            for k in range(at, at + n):
+                total += const + slope * u[k]
     return r * total
 
 
@@ -478,10 +549,21 @@ def _aligned(workers, size):
     return block[skip : skip + workers * size].reshape(workers, size)
 
 
-def _ring_size(box, depth, planar):
-    """Numbers in the ring of a block: `_KEEP` planes of every time level, see `_plane`."""
+def _ring_size(box, shape, depth, planar):
+    """Numbers in the ring of a block, see `_slots`, and in a spare row: for the first and the last row of the grid, beside
+    which lanes must not look, and for rows of a periodic axis."""
     rows = box[1] + (0 if planar else 2 * depth)
-    return _KEEP * depth * rows * _width(box[2], depth)
+    return (_slots(depth - 1, planar) * rows + 1) * _width(box[2], shape[2], depth)
+
+
+@numba.njit(**_SERIAL)
+def _slots(levels, planar):
+    """Planes that the ring of a block holds when so many time levels lie in it.
+
+    Plane i of level l lies in slot ``i - l`` (modulo the number of slots): where plane i - 1 of level l - 1 was, which is
+    read for the last time, row by row, when plane i of level l is made.
+    """
+    return 2 * levels + (_VISIT if planar else _VISIT_BLOCK)
 
 
 @numba.njit(**_SERIAL)
@@ -491,9 +573,15 @@ def _rounded(columns):
 
 
 @numba.njit(**_SERIAL)
-def _width(columns, depth):
-    """Length of a row of a block in its ring: its columns, what is computed around them, a place beside each end."""
-    return _rounded(columns) + 2 * (_rounded(depth) + _LANES)
+def _margin(columns, n2, depth):
+    """Places beside the columns of a block in its ring: what is computed around them, and one for a neighbour."""
+    return _LANES if columns == n2 else _rounded(depth) + _LANES
+
+
+@numba.njit(**_SERIAL)
+def _width(columns, n2, depth):
+    """Length of a row of a block in its ring."""
+    return _rounded(columns) + 2 * _margin(columns, n2, depth)
 
 
 @numba.njit(**_SERIAL)
@@ -526,125 +614,171 @@ def _workers(cells):
 
 
 @numba.njit(**_SERIAL)
-def _uniform_block(shape, r0, r1, r2, walls, periodic, source, decay, depth, u, bounds, ring, inflow, out):
+def _ghost_rows(r1, walls, periodic, depth, width, ghosts):
+    """Fill the rows behind the walls across the first two axes: four for each level, see `_ghost`."""
+    for level in range(depth):
+        step = min(level, walls.shape[0] - 1)
+        for axis in range(1 if r1 is None else 2):
+            for end in range(2):
+                if not periodic[axis]:
+                    _fill_row(
+                        walls[step, axis, end, 0], np.uint64(width), ghosts, np.uint64(_ghost(level, axis, end) * width)
+                    )
+
+
+@numba.njit(**_SERIAL)
+def _ghost(level, axis, end):
+    """Number of a ghost row."""
+    return 4 * level + 2 * axis + end
+
+
+@numba.njit(**_SERIAL)
+def _place_planes(shape, wraps, i0, i1, depth, front, visit, slots, plane, origin, plan):
+    """Where the planes of a front lie: per level and plane its first cell in the grid, the place of row 0 of the planes
+    below, here and above of the level before (in the grid where that is level 0, else in the ring), and of the plane
+    itself in the ring. `NOWHERE` first: no such plane."""
+    n0, n1, n2 = shape
+    for level in range(1, depth + 1):
+        for v in range(visit):
+            i, entry = front - level + 1 + v, 5 * (visit * level + v)
+            if i < i0 - (depth - level) or i >= i1 + depth - level or (not wraps and (i < 0 or i >= n0)):
+                plan[entry] = NOWHERE
+                continue
+            plan[entry] = i % n0 * n1 * n2
+            for k in range(3):
+                if level == 1:
+                    plan[entry + 1 + k] = (i + k - 1) % n0 * n1 * n2
+                else:
+                    plan[entry + 1 + k] = (i + k - level) % slots * plane + origin
+            plan[entry + 4] = (i - level) % slots * plane + origin
+
+
+@numba.njit(**_SERIAL)
+def _uniform_block(
+    shape, r0, r1, r2, walls, periodic, source, decay, depth, u, bounds, ring, ghosts, plan, inflow, out
+):
     """Advance one box of cells by `depth` steps, from `u` to `out`, without leaving the cache.
 
-    Planes stream through a ring that holds a few planes of every time level, a visit to each level at a time;
-    level l runs one plane behind level l - 1. What is computed reaches ``depth - l`` cells beyond the box at level
-    l, so boxes do not wait for each other; along the rows it reaches to the next whole lanes, and the cells too
-    far out for what level l - 1 holds get numbers without meaning that no cell of the box will see. Ghost values lie
-    in the ring beside their edge cells. A row of a periodic axis is whole, and has its ends copied beside it.
+    Planes stream through a ring that holds a few planes of every time level between (`_slots`); level l runs one plane
+    behind level l - 1, a few rows at a time, so that what it reads of the plane above was written just before. What
+    is computed reaches ``depth - l`` cells beyond the box at level l, so boxes do not wait for each other; along the rows
+    it reaches to the next whole lanes, and the cells too far out for what level l - 1 holds get numbers without meaning
+    that no cell of the box will see. Behind walls lie rows of ghost values. A row of a periodic axis is whole.
     """
-    source, u, ring, out = _bare(source), _bare(u), _bare(ring), _bare(out)
+    source, u, ring, ghosts, out, plan = _bare(source), _bare(u), _bare(ring), _bare(ghosts), _bare(out), _bare(plan)
     n0, n1, n2 = shape
     i0, i1, j0, j1, k0, k1 = bounds
-    halo = 0 if r1 is None else depth
-    width = _width(k1 - k0, depth)
+    visit, halo = (_VISIT, 0) if r1 is None else (_VISIT_BLOCK, depth)
+    width, slots = _width(k1 - k0, n2, depth), _slots(depth - 1, r1 is None)
     plane = (j1 - j0 + 2 * halo) * width
-    origin = (halo - j0) * width + _rounded(depth) + _LANES - k0  # of row 0, column 0 within a plane
+    margin = _margin(k1 - k0, n2, depth) - k0  # of column 0 in a row of the ring
+    origin, spare = (halo - j0) * width + margin, slots * plane + margin
+    west_end, east_end = max(k0 - _rounded(depth), 0), min(k1 + _rounded(depth), n2)  # of what a spare row holds
     open0, open1, open2 = periodic
     inner = 1.0 - decay - 2.0 * (r0 + r2 if r1 is None else (r0 + r1) + r2)
     inflow[:] = 0.0
-    for front in range(i0 - depth, i1 + depth, _VISIT):
-        for level in range(depth + 1):
-            reach = depth - level
-            target = ring if reach > 0 else out
-            i_first, i_last = max(front - level, i0 - reach), min(front - level + _VISIT, i1 + reach)
-            if not open0:  # the planes -1 and n0 are ghosts
-                i_first, i_last = max(i_first, -1), min(i_last, n0 + 1)
-            j_first, j_last = (j0, j1) if r1 is None else _span(j0, j1, reach, n1, open1)
-            first, last = max(k0 - _rounded(reach), 0), min(k1 + _rounded(reach), n2)
-            n = np.uint64(last - first)
-            # row s of `walls` is what step s sees on its way from level s to level s + 1
-            step, past = min(level, walls.shape[0] - 1), min(level - 1, walls.shape[0] - 1)
-            for i in range(i_first, i_last):
-                slot = i & (_KEEP - 1)
-                here = (_KEEP * level + slot) * plane + origin
-                if not open0 and (i == -1 or i == n0):
-                    if reach > 0:
-                        for j in range(j_first, j_last):
-                            _fill_row(walls[step, 0, int(i == n0), 0], n, ring, np.uint64(here + j * width + first))
-                    continue
-
-                if level == 0:
+    _ghost_rows(r1, walls, periodic, depth, width, ghosts)
+    top, bottom = (j0, j1) if r1 is None else _span(j0, j1, depth - 1, n1, open1)
+    for front in range(i0 - depth + 1, i1 + depth - 1, visit):
+        _place_planes(shape, open0, i0, i1, depth, front, visit, slots, plane, origin, plan)
+        for strip in range(top, bottom, _STRIP):
+            for level in range(1, depth + 1):
+                reach = depth - level
+                j_first, j_last = (j0, j1) if r1 is None else _span(j0, j1, reach, n1, open1)
+                j_first, j_last = max(j_first, strip), min(j_last, strip + _STRIP)
+                first, last = max(k0 - _rounded(reach), 0), min(k1 + _rounded(reach), n2)
+                # between levels of the ring nothing is computed twice, since the row below may be overwritten
+                stop = first + _rounded(last - first) if level > 1 and reach > 0 else last
+                past = min(level - 1, walls.shape[0] - 1)  # what this step sees at the walls
+                west, east = walls[past, 2, 0, 0], walls[past, 2, 1, 0]
+                low, high = r2 * walls[past, 2, 0, 1], r2 * walls[past, 2, 1, 1]
+                if open2:
+                    low, high = 0.0, 0.0
+                row, length = (u, n2) if level == 1 else (ring, width)
+                for v in range(visit):
+                    entry = np.uint64(5 * (visit * level + v))
+                    i = front - level + 1 + v
+                    if plan[entry] == NOWHERE:
+                        continue
+                    below_in, above_in, below_step, above_step = row, row, length, length
+                    below_0, here_0, above_0 = plan[entry + ONE], plan[entry + TWO], plan[entry + THREE]
+                    plane_centre, entered = inner, 0.0
+                    inside_0, at_wall_0 = i0 <= i < i1, not open0 and (i == 0 or i == n0 - 1)
+                    if at_wall_0:
+                        plane_centre += r0 * (
+                            (walls[past, 0, 0, 1] if i == 0 else 0.0) + (walls[past, 0, 1, 1] if i == n0 - 1 else 0.0)
+                        )
+                        if i == 0:
+                            below_in, below_0, below_step = ghosts, _ghost(level - 1, 0, 0) * width + margin, 0
+                        if i == n0 - 1:
+                            above_in, above_0, above_step = ghosts, _ghost(level - 1, 0, 1) * width + margin, 0
                     for j in range(j_first, j_last):
-                        row = ((i % n0) * n1 + j % n1) * n2
-                        _copy_row(u, np.uint64(row + first), n, ring, np.uint64(here + j * width + first))
-                else:
-                    before = (_KEEP * (level - 1) + slot) * plane + origin
-                    down = (((i - 1) & (_KEEP - 1)) - slot) * plane
-                    up = (((i + 1) & (_KEEP - 1)) - slot) * plane
-                    plane_centre = inner
-                    if not open0 and (i == 0 or i == n0 - 1):
-                        low, high = walls[past, 0, 0, 1], walls[past, 0, 1, 1]
-                        plane_centre += r0 * ((low if i == 0 else 0.0) + (high if i == n0 - 1 else 0.0))
-                    for j in range(j_first, j_last):
-                        at, centre = before + j * width, plane_centre
+                        centre, south_in, north_in = plane_centre, row, row
+                        inside = j if 0 <= j < n1 else j % n1
+                        cells = plan[entry] + inside * n2  # of the whole grid
+                        place = inside if level == 1 else j
+                        at = here_0 + place * length
+                        south, north = (at, at) if r1 is None else (at - length, at + length)
                         if r1 is not None:  # noqa: SIM102 (apart, it is decided while compiling)
-                            if not open1 and (j == 0 or j == n1 - 1):
-                                low, high = walls[past, 1, 0, 1], walls[past, 1, 1, 1]
-                                centre += r1 * ((low if j == 0 else 0.0) + (high if j == n1 - 1 else 0.0))
+                            if inside == 0 or inside == n1 - 1:
+                                if level == 1:  # around the grid
+                                    south, north = here_0 + (inside - 1) % n1 * n2, here_0 + (inside + 1) % n1 * n2
+                                if not open1:
+                                    centre += r1 * (
+                                        (walls[past, 1, 0, 1] if j == 0 else 0.0)
+                                        + (walls[past, 1, 1, 1] if j == n1 - 1 else 0.0)
+                                    )
+                                    if j == 0:
+                                        south_in, south = ghosts, _ghost(level - 1, 1, 0) * width + margin
+                                    if j == n1 - 1:
+                                        north_in, north = ghosts, _ghost(level - 1, 1, 1) * width + margin
+                        if open2:
+                            west, east = row[np.uint64(at + n2 - 1)], row[np.uint64(at)]
+                        target, to = (ring, plan[entry + FOUR] + j * width) if reach > 0 else (out, cells)
+                        own = row
+                        if level == 1 and (cells == 0 or cells == (n0 * n1 - 1) * n2):
+                            _copy_row(
+                                u,
+                                np.uint64(cells + west_end),
+                                np.uint64(east_end - west_end),
+                                ring,
+                                np.uint64(spare + west_end),
+                            )
+                            own, at = ring, spare
                         places = (
-                            np.uint64(at), np.uint64(at - 1), np.uint64(at + 1), np.uint64(at - width),
-                            np.uint64(at + width), np.uint64(at + down), np.uint64(at + up),
+                            np.uint64(at), np.uint64(south), np.uint64(north), np.uint64(below_0 + place * below_step),
+                            np.uint64(above_0 + place * above_step),
                         )  # fmt: skip
-                        to = np.uint64(here + j * width if reach > 0 else (i * n1 + j) * n2)
                         _convex_row(
-                            centre, r0, r1, r2, walls, past, open2, np.uint64(n2), ring, places, np.uint64(first),
-                            np.uint64(last), target, to,
+                            centre, r0, r1, r2, (west, east, low, high), np.uint64(n2), own,
+                            (south_in, north_in, below_in, above_in), places, np.uint64(first), np.uint64(last),
+                            np.uint64(stop), target, np.uint64(to),
                         )  # fmt: skip
                         if source.size > 0:
-                            row = np.uint64(((i % n0) * n1 + j % n1) * n2 + first)
-                            _add_row(source, row, n, target, to + np.uint64(first))
-                if reach == 0:
-                    continue
-
-                for j in range(j_first, j_last):
-                    row = here + j * width
-                    if first == 0:
-                        ring[row - 1] = ring[row + n2 - 1] if open2 else walls[step, 2, 0, 0]
-                    if last == n2:
-                        ring[row + n2] = ring[row] if open2 else walls[step, 2, 1, 0]
-                if r1 is not None:
-                    if not open1 and j0 < reach:
-                        _fill_row(walls[step, 1, 0, 0], n, ring, np.uint64(here - width + first))
-                    if not open1 and n1 - j1 < reach:
-                        _fill_row(walls[step, 1, 1, 0], n, ring, np.uint64(here + n1 * width + first))
-                if i0 <= i < i1:
-                    entered = 0.0
-                    for j in range(j0, j1):
-                        row = here + j * width
+                            _add_row(
+                                source, np.uint64(cells + first), np.uint64(last - first), target, np.uint64(to + first)
+                            )
+                        if not (inside_0 and j0 <= j < j1):
+                            continue
                         if not open2 and k0 == 0:
-                            entered += _through_wall(
-                                r2, walls[step, 2, 0, 0], walls[step, 2, 0, 1], ring, row, np.int64(1)
-                            )
+                            entered += r2 * west + (low - r2) * own[np.uint64(at)]
                         if not open2 and k1 == n2:
-                            entered += _through_wall(
-                                r2, walls[step, 2, 1, 0], walls[step, 2, 1, 1], ring, row + n2 - 1, np.int64(1)
+                            entered += r2 * east + (high - r2) * own[np.uint64(at + n2 - 1)]
+                        if at_wall_0:
+                            entered += _through_walls(
+                                r0, walls, past, 0, i, n0, own, np.uint64(at + k0), np.uint64(k1 - k0)
                             )
-                        if r1 is not None:
-                            if not open1 and j == 0:
-                                entered += _through_wall(
-                                    r1, walls[step, 1, 0, 0], walls[step, 1, 0, 1], ring, row + k0, k1 - k0
-                                )
-                            if not open1 and j == n1 - 1:
-                                entered += _through_wall(
-                                    r1, walls[step, 1, 1, 0], walls[step, 1, 1, 1], ring, row + k0, k1 - k0
-                                )
-                        if not open0 and i == 0:
-                            entered += _through_wall(
-                                r0, walls[step, 0, 0, 0], walls[step, 0, 0, 1], ring, row + k0, k1 - k0
+                        if r1 is not None and not open1 and (j == 0 or j == n1 - 1):
+                            entered += _through_walls(
+                                r1, walls, past, 1, j, n1, own, np.uint64(at + k0), np.uint64(k1 - k0)
                             )
-                        if not open0 and i == n0 - 1:
-                            entered += _through_wall(
-                                r0, walls[step, 0, 1, 0], walls[step, 0, 1, 1], ring, row + k0, k1 - k0
-                            )
-                    inflow[level] += entered
+                    inflow[level - 1] += entered
 
 
 @_serial_and_parallel
 def _uniform_passes(
-    n_workers, passes, shape, box, r0, r1, r2, walls, periodic, source, supplied, decay, content, u, rings, inflow, out
+    n_workers, passes, shape, box, r0, r1, r2, walls, periodic, source, supplied, decay, content, u, rings, ghosts, plans,
+    inflow, out,
 ):  # fmt: skip
     """Take all blocks ``passes[p]`` steps ahead, to and fro between `u` and `out`, for every p; returns the gain."""
     gain, done = 0.0, 0
@@ -654,7 +788,7 @@ def _uniform_passes(
             for number in range(np.int64(worker), inflow.shape[0], n_workers):
                 _uniform_block(
                     shape, r0, r1, r2, now, periodic, source, decay, steps, u, _box(shape, box, number),
-                    rings[worker], inflow[number], out,
+                    rings[worker], ghosts[worker], plans[worker], inflow[number], out,
                 )  # fmt: skip
         for step in range(steps):
             # what the content has become follows from what has crossed the border: no pass over the field
@@ -665,15 +799,23 @@ def _uniform_passes(
 
 
 def _half_or_all(shape):
-    """Planes of a block of a small plane: half of them where a second thread pays."""
+    """Planes of a block of a small grid: half of them where a second thread pays."""
     return -(-shape[0] // 2) if math.prod(shape) >= _PARALLEL_CELLS else shape[0]
 
 
 def _uniform_blocking(shape, planar):
     """Steps per pass and the box of a block: what fits the second-level cache and recomputes little at the rims."""
     if not planar:
-        return 4, (64, 32, 256)
+        return 4, _block_of_rows(shape, 4, _slots(3, planar) + 5)  # and planes of the state, read and written
     return 16, (256 if shape[0] >= 512 else _half_or_all(shape), 1, 1024)
+
+
+def _block_of_rows(shape, depth, planes):
+    """The box of a block of which so many planes have to stay in the cache: as many rows as fit, in equal parts."""
+    columns = min(shape[2], 256)
+    fitting = _CACHE // (8 * planes * _width(columns, shape[2], depth)) - 2 * depth
+    parts = -(-shape[1] // max(fitting, 4 * depth))
+    return min(64, _half_or_all(shape)), -(-shape[1] // parts), columns
 
 
 def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
@@ -722,14 +864,17 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
         box = (*box[:2], shape[2])
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
     workers = _workers(u.size)
-    rings = _aligned(workers, _ring_size(box, depth, planar))
+    rings = _aligned(workers, _ring_size(box, shape, depth, planar))
+    ghosts = np.zeros((workers, 4 * depth * _width(box[2], shape[2], depth)))
+    plans = np.zeros((workers, 5 * _VISIT * (depth + 1)), np.int64)
     inflow = np.empty((_n_boxes(shape, box), depth))
     content, supplied = float(u.sum()), float(source.sum())
     state, other, source = _fields(u, scratch, source)
     passes = _passes(n_steps, depth)
     gain = _uniform_passes[workers > 1](
         workers, passes, shape, box, float(r[0]), None if planar else float(r[1]), float(r[2]), walls,
-        tuple(bool(p) for p in periodic), source, supplied, float(decay), content, state, rings, inflow, other,
+        tuple(bool(p) for p in periodic), source, supplied, float(decay), content, state, rings, ghosts, plans, inflow,
+        other,
     )  # fmt: skip
     if len(passes) == 1:
         u[...] = scratch
@@ -786,8 +931,8 @@ def quiet_cells(w, inv_mass, base, patterns):
 
 @numba.njit(**_SERIAL)
 def _euler_block(
-    shape, wraps, stream, middle, along, w, inv_mass, dt, spans, scale, base, patterns, amplitudes, u, bounds, ring, tally,
-    out,
+    shape, wraps, stream, middle, along, w, inv_mass, dt, spans, scale, base, patterns, amplitudes, u, bounds, ring, plan,
+    tally, out,
 ):  # fmt: skip
     """`_uniform_block` for any coefficients; no ghosts, because faces in walls conduct nothing.
 
@@ -795,62 +940,88 @@ def _euler_block(
     """
     g0, g1, g2 = _bare(stream), _bare(middle), _bare(along)
     w, inv_mass, base, patterns, spans = _bare(w), _bare(inv_mass), _bare(base), _bare(patterns), _bare(spans)
-    u, ring, tally, out = _bare(u), _bare(ring), _bare(tally), _bare(out)
+    u, ring, plan, tally, out = _bare(u), _bare(ring), _bare(plan), _bare(tally), _bare(out)
     n0, n1, n2 = shape
     i0, i1, j0, j1, k0, k1 = bounds
     depth = amplitudes.shape[0]
-    halo = 0 if middle is None else depth
-    width = _width(k1 - k0, depth)
+    visit, halo = (_VISIT, 0) if middle is None else (_VISIT_BLOCK, depth)
+    width, slots = _width(k1 - k0, n2, depth), _slots(depth - 1, middle is None)
     plane = (j1 - j0 + 2 * halo) * width
-    origin = (halo - j0) * width + _rounded(depth) + _LANES - k0
+    margin = _margin(k1 - k0, n2, depth) - k0
+    origin, spare = (halo - j0) * width + margin, slots * plane + margin
+    west_end, east_end = max(k0 - _rounded(depth), 0), min(k1 + _rounded(depth), n2)  # of what a spare row holds
     tally[:] = 0.0
-    for front in range(i0 - depth, i1 + depth, _VISIT):
-        for level in range(depth + 1):
-            reach = depth - level
-            target = ring if reach > 0 else out
-            i_first, i_last = max(front - level, i0 - reach), min(front - level + _VISIT, i1 + reach)
-            if not wraps[0]:
-                i_first, i_last = max(i_first, 0), min(i_last, n0)
-            j_first, j_last = (j0, j1) if middle is None else _span(j0, j1, reach, n1, wraps[1])
-            first, last = max(k0 - _rounded(reach), 0), min(k1 + _rounded(reach), n2)
-            for i in range(i_first, i_last):
-                slot, inside = i & (_KEEP - 1), i % n0
-                here = (_KEEP * level + slot) * plane + origin
-                before = (_KEEP * (level - 1) + slot) * plane + origin
-                down = (((i - 1) & (_KEEP - 1)) - slot) * plane if wraps[0] or i > 0 else 0
-                up = (((i + 1) & (_KEEP - 1)) - slot) * plane if wraps[0] or i < n0 - 1 else 0
-                for j in range(j_first, j_last):
-                    row = inside * n1 + (j if 0 <= j < n1 else j % n1)
-                    cell, to = row * n2, here + j * width
-                    if level == 0:
-                        _copy_row(u, np.uint64(cell + first), np.uint64(last - first), ring, np.uint64(to + first))
-                    else:
-                        at = before + j * width
-                        back, forth = width if wraps[1] or j > 0 else 0, width if wraps[1] or j < n1 - 1 else 0
+    top, bottom = (j0, j1) if middle is None else _span(j0, j1, depth - 1, n1, wraps[1])
+    for front in range(i0 - depth + 1, i1 + depth - 1, visit):
+        _place_planes(shape, wraps[0], i0, i1, depth, front, visit, slots, plane, origin, plan)
+        for strip in range(top, bottom, _STRIP):
+            for level in range(1, depth + 1):
+                reach = depth - level
+                j_first, j_last = (j0, j1) if middle is None else _span(j0, j1, reach, n1, wraps[1])
+                first, last = max(k0 - _rounded(reach), 0), min(k1 + _rounded(reach), n2)
+                before, length = (u, n2) if level == 1 else (ring, width)
+                for v in range(visit):
+                    entry = np.uint64(5 * (visit * level + v))
+                    i = front - level + 1 + v
+                    if plan[entry] == NOWHERE:
+                        continue
+                    below_0, here_0, above_0 = plan[entry + ONE], plan[entry + TWO], plan[entry + THREE]
+                    if not wraps[0]:  # any place with a number will do behind a wall
+                        below_0, above_0 = here_0 if i == 0 else below_0, here_0 if i == n0 - 1 else above_0
+                    for j in range(max(j_first, strip), min(j_last, strip + _STRIP)):
+                        inside = j if 0 <= j < n1 else j % n1
+                        number = plan[entry] // n2 + inside  # of the row in the grid
+                        cell, to = number * n2, plan[entry + FOUR] + j * width
+                        place = inside if level == 1 else j
+                        row, at = before, here_0 + place * length
+                        south, north = at - length, at + length
+                        if middle is None or (level == 1 and wraps[1]):
+                            south, north = here_0 + (inside - 1) % n1 * n2, here_0 + (inside + 1) % n1 * n2
+                        elif not wraps[1]:
+                            south, north = at if j == 0 else south, at if j == n1 - 1 else north
+                        if level == 1:
+                            # asked for where the first of several levels will need it
+                            for end in (cell + first, cell + last - 1):
+                                _fetch(w, np.uint64(end + n1 * n2))
+                                _fetch(base, np.uint64(end + n1 * n2))
+                                _fetch(inv_mass, np.uint64(end + n1 * n2))
+                            if wraps[2] or number == 0 or number == n0 * n1 - 1:
+                                row, at = ring, spare
+                                _copy_row(
+                                    u,
+                                    np.uint64(cell + west_end),
+                                    np.uint64(east_end - west_end),
+                                    ring,
+                                    np.uint64(spare + west_end),
+                                )
+                                if wraps[2]:
+                                    ring[spare - 1], ring[spare + n2] = u[cell + n2 - 1], u[cell]
                         places = (
-                            np.uint64(at), np.uint64(at - 1), np.uint64(at + 1), np.uint64(at - back),
-                            np.uint64(at + forth), np.uint64(at + down), np.uint64(at + up),
+                            np.uint64(at), np.uint64(at - 1), np.uint64(at + 1), np.uint64(south), np.uint64(north),
+                            np.uint64(below_0 + place * length), np.uint64(above_0 + place * length),
                         )  # fmt: skip
-                        faces = _faces(shape, row, inside, np.int64(0))
                         # Cells beyond the box belong to others; what crosses the border there goes to a second tally.
                         column = np.uint64(0 if i0 <= i < i1 and j0 <= j < j1 else n2)
-                        quiet, loud = max(np.int64(spans[row, 0]), first), min(np.int64(spans[row, 1]), last)
+                        # whole lanes that begin at lines of the cache
+                        quiet = first + _rounded(max(np.int64(spans[number, 0]) - first, 0))
+                        loud = first + (min(np.int64(spans[number, 1]), last) - first) // _LANES * _LANES
                         if quiet >= loud:
                             quiet = loud = last
                         _euler_row(
-                            dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, ring, places, faces,
-                            np.uint64(cell), np.uint64(first), np.uint64(quiet), np.uint64(loud), np.uint64(last), tally,
-                            column, target, np.uint64(to if reach > 0 else cell),
+                            dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, row, before, places,
+                            _faces(shape, number, number // n1, np.int64(0)), np.uint64(cell), np.uint64(first),
+                            np.uint64(quiet), np.uint64(loud), np.uint64(last), tally, column, ring if reach > 0 else out,
+                            np.uint64(to if reach > 0 else cell),
                         )  # fmt: skip
-                    if wraps[2] and reach > 0:
-                        ring[to - 1], ring[to + n2] = ring[to + n2 - 1], ring[to]
+                        if wraps[2] and reach > 0:
+                            ring[to - 1], ring[to + n2] = ring[to + n2 - 1], ring[to]
     return _ordered_sum(tally[k0:k1])
 
 
 @_serial_and_parallel
 def _euler_passes(
     n_workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, dt, spans, scale, base, patterns, amplitudes,
-    u, rings, tallies, entered, out,
+    u, rings, plans, tallies, entered, out,
 ):  # fmt: skip
     """Take all blocks ``passes[p]`` steps ahead, to and fro between `u` and `out`, for every p; returns the gain."""
     gain, done = 0.0, 0
@@ -860,7 +1031,7 @@ def _euler_passes(
             for number in range(np.int64(worker), entered.size, n_workers):
                 entered[number] = _euler_block(
                     shape, wraps, stream, middle, along, w, inv_mass, dt, spans, scale, base, patterns, now, u,
-                    _box(shape, box, number), rings[worker], tallies[worker], out,
+                    _box(shape, box, number), rings[worker], plans[worker], tallies[worker], out,
                 )  # fmt: skip
         gain += dt * _ordered_sum(entered)
         u, out = out, u
@@ -871,7 +1042,9 @@ def _euler_passes(
 def _euler_blocking(shape, planar):
     """Steps per pass and the box of a block, as in `_uniform_blocking`; the coefficients want their place too."""
     if not planar:
-        return 4, (64, 32, 256)
+        return 5, _block_of_rows(
+            shape, 5, _slots(4, planar) + 3 * 5
+        )  # and three conductances of as many planes as levels
     return 8, (256 if shape[0] >= 512 else _half_or_all(shape), 1, 512)
 
 
@@ -909,8 +1082,11 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
         box = (*box[:2], shape[2])
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
     workers = _workers(u.size)
-    rings, tallies = _aligned(workers, _ring_size(box, depth, middle is None)), np.empty((workers, 2 * shape[2]))
-    entered = np.empty(_n_boxes(shape, box))
+    rings, tallies = (
+        _aligned(workers, _ring_size(box, shape, depth, middle is None)),
+        np.empty((workers, 2 * shape[2])),
+    )
+    plans, entered = np.zeros((workers, 5 * _VISIT * (depth + 1)), np.int64), np.empty(_n_boxes(shape, box))
     if quiet is None:
         looked = quiet_cells(w, inv_mass, base, patterns) if len(amplitudes) >= _MANY_STEPS else None
         quiet = looked or (np.zeros((shape[0] * shape[1], 2), np.int32), 0.0)
@@ -919,7 +1095,7 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
     passes = _passes(len(amplitudes), depth)
     gain = _euler_passes[workers > 1](
         workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, float(dt), spans, float(dt * common), base,
-        patterns, amplitudes, state, rings, tallies, entered, other,
+        patterns, amplitudes, state, rings, plans, tallies, entered, other,
     )  # fmt: skip
     if len(passes) == 1:
         u[...] = scratch
@@ -989,10 +1165,10 @@ def _stiffness_cells(stream, middle, along, w, u, places, faces, n, out):
     lanes, wide, at = np.uint64(_LANES), _spread(0.0), places[0]
     whole = n - n % lanes
     for k in range(np.uint64(0), whole, lanes):
-        net = _net(wide, stream, middle, along, u, places, faces, k)
+        net = _net(wide, stream, middle, along, u, u, places, faces, k)
         _put(_at(wide, w, at + k) * _at(wide, u, at + k) - net, out, at + k)
     for k in range(whole, n):
-        out[at + k] = w[at + k] * u[at + k] - _net(0.0, stream, middle, along, u, places, faces, k)
+        out[at + k] = w[at + k] * u[at + k] - _net(0.0, stream, middle, along, u, u, places, faces, k)
 
 
 @numba.njit(**_SERIAL)

@@ -26,6 +26,7 @@ BLOCK = 512
 _TITLE = "diffsim sealed hdf5"
 _VERSION = 1
 _METADATA = "metadata.json"
+_SMALL = 64 << 20  # bytes of a file that is put together in memory
 _MOST_OBJECTS = 100_000
 _MOST_ATTRIBUTES = 4096
 _MOST_DEPTH = 16
@@ -39,7 +40,7 @@ class _Patient(io.RawIOBase):
     is well; the caller asks for `.error` afterwards.
     """
 
-    def __init__(self, raw: io.FileIO):
+    def __init__(self, raw: io.FileIO | io.BytesIO):
         self._raw = raw
         self.error: OSError | None = None
 
@@ -70,6 +71,13 @@ class _Patient(io.RawIOBase):
         self._attempt(self._raw.truncate, size)
         return size
 
+    def onto(self, raw: io.FileIO) -> "_Patient":
+        """What was put together in memory, written to a file."""
+        assert isinstance(self._raw, io.BytesIO)
+        patient = _Patient(raw)
+        patient.write(self._raw.getbuffer())
+        return patient
+
     def _write_all(self, buffer) -> None:
         rest = memoryview(buffer).cast("B")
         while rest:
@@ -97,7 +105,7 @@ def write_hdf5(path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> 
             raise StoreError(f"cannot write {path}: array {name!r} of dtype {array.dtype} is not plain numbers.")
     size = sum(array.nbytes for array in converted.values()) + BLOCK
     resources.require_disk(path.parent, size, f"writing {path.name}")
-    with create_hdf5(path, sealed=True) as file:
+    with create_hdf5(path, sealed=True, small=size <= _SMALL) as file:
         for name, array in converted.items():
             _create(file, name, array)
             crash_point("writing")
@@ -105,8 +113,10 @@ def write_hdf5(path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> 
 
 
 @contextmanager
-def create_hdf5(path, *, sealed: bool = False) -> Iterator[Any]:
+def create_hdf5(path, *, sealed: bool = False, small: bool = False) -> Iterator[Any]:
     """A new h5py file to write to, in any layout; it becomes the file at `path`, whole and durable, when the block ends.
+
+    A `small` one is put together in memory and written at once: HDF5 writes it in hundreds of pieces.
 
     Raises
     ------
@@ -117,13 +127,15 @@ def create_hdf5(path, *, sealed: bool = False) -> Iterator[Any]:
 
     path = Path(path)
     with replacing(path) as temporary, open(temporary, "w+b", buffering=0) as raw:
-        patient = _Patient(raw)
+        patient = _Patient(io.BytesIO() if small else raw)
         try:
             with h5py.File(patient, "w", userblock_size=BLOCK if sealed else 0) as file:
                 yield file
         except (OSError, RuntimeError) as error:
             if patient.error is None:
                 raise StoreError(f"cannot write {path}: {error}.") from error
+        if small:
+            patient = patient.onto(raw)
         if patient.error is not None:
             raise explained(patient.error, path, "write")
         if sealed:

@@ -1,0 +1,77 @@
+"""Conductances of half cells in series: faces between cells, and walls.
+
+Everything here acts on arrays ``(..., *grid.shape)``: one problem, or a stack of problems on one grid. The operations
+are elementwise, so a problem gets the same bits alone and in a stack.
+"""
+
+import numpy as np
+
+from .grid import Grid
+
+
+def half_cells(grid: Grid, axis: int, d: np.ndarray) -> np.ndarray:
+    """Resistance of half a cell along `axis` per area, (..., *shape); inf where D = 0, or so small that nothing passes."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return 0.5 * grid._along(axis, grid.widths[axis]) / d
+
+
+def conductances(
+    grid: Grid,
+    axis: int,
+    half: np.ndarray,
+    periodic: bool,
+    inner: np.ndarray | None = None,
+    contacts: list[tuple[int, float | np.ndarray]] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(links, low, high): of the faces across `axis`, and of the half cells to its low and high walls.
+
+    Parameters
+    ----------
+    half
+        What `half_cells` returns.
+    periodic
+        Whether the two ends are one face; otherwise the links of both ends are 0.
+    inner
+        D at the inner faces, for coefficients that are no cell's own; None: the two half cells in series.
+    contacts
+        (face, resistance per area) of what lies between two cells.
+
+    Returns
+    -------
+    Links have n + 1 entries along `axis`; low and high have one.
+    """
+    n, along = grid.shape[axis], axis - grid.ndim
+    area = grid.face_areas(axis)
+    links = np.empty([size + (a == half.ndim + along) for a, size in enumerate(half.shape)])
+    faces = _cut(links, along, 1, -1)
+    if inner is not None:
+        gap = grid._along(axis, np.diff(grid.centers[axis]))
+        faces[...] = _inner(area, along) * inner / gap
+    else:
+        np.add(_cut(half, along, None, -1), _cut(half, along, 1, None), out=faces)
+        for face, resistance in contacts or ():
+            across = _cut(links, along, face, face + 1)
+            across += np.expand_dims(resistance, axis) if np.ndim(resistance) else resistance
+        np.divide(_inner(area, along), faces, out=faces)
+    first, last = _cut(half, along, 0, 1), _cut(half, along, -1, None)
+    ends = _cut(area, along, 0, 1), _cut(area, along, -1, None)
+    seam = ends[0] / (first + last) if periodic and n > 1 else 0.0
+    _cut(links, along, 0, 1)[...] = seam
+    _cut(links, along, -1, None)[...] = seam
+    return links, ends[0] / first, ends[1] / last
+
+
+def to_outside(h: float | np.ndarray, area: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Conductance from a cell's centre to the value outside: a film h and a half cell of conductance `half`, in series."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(half > 0, 1 / (1 / (np.asarray(h) * area) + 1 / half), 0.0)  # h = inf: half; h = 0: 0
+
+
+def _cut(x: np.ndarray, axis: int, start: int | None, stop: int | None) -> np.ndarray:
+    """A slice along an axis counted from the end."""
+    return x[(..., slice(start, stop), *(slice(None),) * (-axis - 1))]
+
+
+def _inner(area: np.ndarray, axis: int) -> np.ndarray:
+    """Areas of the inner faces; those that are equal along the axis as they are."""
+    return area if area.shape[axis] == 1 else _cut(area, axis, 1, -1)

@@ -1,0 +1,87 @@
+"""Operators of many problems, assembled together where these differ in numbers alone.
+
+What a data set or a sweep solves is one grid with many coefficients. Array by array, Python costs more than arithmetic
+there, so such problems are stacked; each gets the bits that `discretize` alone gives it, because every operation is
+elementwise and comes in the same order.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from . import series
+from .forcing import Wall
+from .operator import Operator, discretize
+from .problem import Problem
+
+CELLS = 1 << 16  # of a stack, so that its arrays stay in the cache
+
+
+def discretize_together(problems: Sequence[Problem]) -> list[Operator]:
+    """``[discretize(p) for p in problems]``; those that are plain and share a grid are assembled in stacks."""
+    operators = [discretize(problem) for problem in problems]
+    alike: dict[tuple, list[Operator]] = {}
+    for operator in operators:
+        if 2 * operator.grid.size <= CELLS and _plain(operator.problem):
+            alike.setdefault((id(operator.grid), operator.periodic), []).append(operator)
+    for group in alike.values():
+        most = CELLS // group[0].grid.size
+        for start in range(0, len(group), most):
+            if len(stack := group[start : start + most]) > 1:
+                _assemble(stack)
+    return operators
+
+
+def _plain(problem: Problem) -> bool:
+    """D is an array, the data are steady, and the sides are single numbers; no voids, held cells, contacts or losses."""
+    if not isinstance(problem.diffusivity, np.ndarray) or problem.reaction is not None or problem.contacts:
+        return False
+    if problem.active is not None or problem.fixed is not None or np.any(problem.loss) or not problem.source.constant:
+        return False
+    return all(
+        len(parts) == 1 and isinstance(parts[0][2][0], float) and parts[0][1].kind != "radiation"
+        and all(data.constant and data.scalar for data in parts[0][2][1:])
+        for side, parts in problem.wall_terms.items() if side != "void"
+    )  # fmt: skip
+
+
+def _column(numbers: Iterable[float]) -> np.ndarray:
+    """One number per problem, to multiply the rows of a stack."""
+    return np.array(list(numbers))[:, None]
+
+
+def _assemble(stack: list[Operator]) -> None:
+    """Conductances, walls, diagonal and forcing of plain problems on one grid."""
+    first, count = stack[0], len(stack)
+    grid, lead = first.grid, first.lead
+    d = np.stack([operator.problem.diffusivity for operator in stack])
+    diagonal, base = np.zeros((count, grid.size)), np.zeros((count, grid.size))
+    nothing = [np.zeros(first._face_shape(axis)) for axis in range(lead)]
+    joined, links_of, walls_of = np.ones(count, dtype=bool), [], []
+    for axis in range(grid.ndim):
+        half = series.half_cells(grid, axis, d)
+        links, low, high = series.conductances(grid, axis, half, first.periodic[lead + axis])
+        inner = np.moveaxis(links, 1 + axis, 1)[:, 1:-1]
+        joined &= inner.min(axis=tuple(range(1, inner.ndim)), initial=1.0) > 0
+        links_of.append(links.reshape(count, *first._face_shape(lead + axis)))
+        if not first.periodic[lead + axis]:
+            for end, side_half, at in (("-", low, 0), ("+", high, -1)):
+                side = f"{grid.axes[axis]}{end}"
+                cells = grid.layer(axis, at % grid.shape[axis]).ravel()
+                area = np.broadcast_to(np.take(grid.face_areas(axis), at, axis=axis), grid.side_shape(side)).ravel()
+                walls_of.append((side, cells, area, side_half.reshape(count, cells.size)))
+    walls: list[list[Wall]] = [[] for _ in stack]
+    for side, cells, area, side_half in walls_of:
+        terms = [operator.problem.wall_terms[side][0][2] for operator in stack]
+        g = series.to_outside(_column(h for h, _, _ in terms), area, side_half)
+        diagonal[:, cells] += g
+        base[:, cells] += g * _column(value.steady for _, value, _ in terms)
+        base[:, cells] += area * _column(flux.steady for _, _, flux in terms)
+        places = np.arange(cells.size)
+        for k, (_, value, flux) in enumerate(terms):
+            walls[k].append(Wall(side, cells, area, side_half[k], g[k], places, value, flux))
+    volumes = first.volumes.reshape(-1)
+    for k, operator in enumerate(stack):
+        base[k] += volumes * np.ravel(operator.problem.source.steady)
+        conductances = (*nothing, *(links[k] for links in links_of))
+        operator.adopt(conductances, walls[k], diagonal[k].reshape(operator.shape), base[k], bool(joined[k]))

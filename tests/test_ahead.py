@@ -1,0 +1,96 @@
+"""Jobs done ahead: in order, never too many, and what fails or is left fails or ends where it is due."""
+
+import threading
+import time
+
+import numba
+import pytest
+
+from surrogate.ahead import HELD, done_ahead
+
+
+def square(number):
+    """A job for processes, which must find it by name."""
+    if number < 0:
+        raise ValueError(f"{number} is negative")
+    return number * number
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_results_come_in_the_order_of_the_numbers(threads):
+    with done_ahead(square, range(3, 20), threads) as results:
+        assert list(results) == [(k, k * k) for k in range(3, 20)]
+    with done_ahead(square, range(0), threads) as results:
+        assert list(results) == []
+
+
+@pytest.mark.slow
+def test_processes_join_in():
+    with done_ahead(square, range(200), 1, 2) as results:
+        assert list(results) == [(k, k * k) for k in range(200)]
+
+
+def test_no_more_is_begun_than_can_be_held():
+    begun = []
+
+    def job(number):
+        begun.append(number)
+        return number
+
+    with done_ahead(job, range(50), 2) as results:
+        for taken, _ in results:
+            assert len(begun) <= taken + 2 * HELD
+            time.sleep(1e-3)  # the workers are faster
+    assert sorted(begun) == list(range(50))
+
+
+def test_a_failure_is_raised_where_its_result_is_due():
+    taken = []
+    with pytest.raises(ValueError, match="-1 is negative"), done_ahead(square, [2, 1, -1, 5], 2) as results:
+        taken += results
+    with done_ahead(square, [2, 1, -1, 5], 2) as results:
+        taken += [next(results), next(results)]
+    assert taken == 2 * [(2, 4), (1, 1)]
+
+
+def test_leaving_waits_for_what_runs_and_begins_nothing_more():
+    running, finish, done = threading.Event(), threading.Event(), []
+
+    def job(number):
+        running.set()
+        assert finish.wait(10)
+        done.append(number)
+
+    with done_ahead(job, range(9), 1) as results:
+        waiter = threading.Thread(target=lambda: next(results), daemon=True)
+        waiter.start()
+        assert running.wait(10)
+        finish.set()
+        waiter.join(10)
+    assert len(done) <= 1 + HELD
+
+
+def test_an_interrupt_waits_for_nothing():
+    running, finish = threading.Event(), threading.Event()
+
+    def job(number):
+        running.set()
+        finish.wait(60)
+        return number
+
+    def pressed():
+        with done_ahead(job, range(3), 1) as results:
+            threading.Thread(target=lambda: next(results), daemon=True).start()
+            assert running.wait(10)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pressed()
+    assert not finish.is_set()
+    finish.set()
+
+
+def test_threads_share_those_of_numba_and_give_one_each_to_company():
+    for threads, expected in ((1, numba.get_num_threads()), (numba.get_num_threads(), 1)):
+        with done_ahead(lambda _: numba.get_num_threads(), range(2), threads) as results:
+            assert {share for _, share in results} == ({expected} if threads <= 2 else {1})
