@@ -48,7 +48,6 @@ FINER = 4  # restricted-fine labels are solved on this many times the cells per 
 TOLERANCE = 1e-10  # relative residual of labels
 SPLITS = ("train", "validation", "test")
 _NOT_DRAWN = ("name", "frames", "window", "sensors", "noise")  # fields of a spec that do not change its problems
-MOST_THREADS = 4  # shards that one process solves at once: a third of the work holds Python's lock
 _SHARD_BYTES = 16 << 20
 _SHARDS_HELD = 128  # in memory: at most 2 GiB
 
@@ -86,8 +85,8 @@ def generate(
     count, resolution, seed
         Items, cells per axis, and the seed; item i depends on (seed, i) alone.
     workers
-        Shards that are solved at once, at least: by this process on the threads that numba has (at most four shards,
-        one where items are trajectories or large), and beyond that by processes. The result does not depend on it.
+        Shards that are solved at once: one by this process, on the threads that numba has where it is alone, the others by
+        processes, which join when they have started. The result does not depend on it.
     labels
         "same-grid": the equilibrium on the grid itself. "restricted-fine": the medium is drawn and solved on a grid
         4 times finer and the solution averaged; the model still sees the medium sampled on the coarse grid.
@@ -121,13 +120,11 @@ def generate(
         left = range(done, recipe.n_shards)
         if left:
             require_disk(folder, len(left) * recipe.per_shard * recipe.item_bytes, f"generating {recipe.count} items")
-            threads = _threads(recipe)
-            processes = max(0, workers - threads)
-            held = (HELD + 1) * (threads + processes) * recipe.per_shard
+            held = (HELD + 1) * workers * recipe.per_shard
             require_memory(held * recipe.solve_bytes, "solving one shard per worker")
             journal = store.Journal(folder / JOURNAL)
             job = partial(compute_shard, recipe)
-            with _stop_requests() as stop, done_ahead(job, left, threads, processes) as shards:
+            with _stop_requests() as stop, done_ahead(job, left, 1, workers - 1) as shards:
                 for k, arrays in shards:
                     digest = store.write_hdf5(_shard_path(folder, k), arrays, recipe.label(k))
                     journal.append({"shard": k, "items": len(arrays["u"]), "sha256": digest})
@@ -355,19 +352,6 @@ def _stop_requests() -> Iterator[threading.Event]:
     finally:
         for key, handler in before.items():
             signal.signal(key, handler)
-
-
-def _threads(recipe: _Recipe) -> int:
-    """Shards that this process solves at once: small systems side by side, large ones each on all threads.
-
-    Where items are trajectories Python has more to do, and its threads wait for each other.
-    """
-    import numba
-
-    from diffsim.multigrid import SIDE_BY_SIDE
-
-    alone = recipe.spec.transient or recipe.solved_cells >= SIDE_BY_SIDE
-    return 1 if alone else min(MOST_THREADS, numba.get_num_threads())
 
 
 def compute_shard(recipe: _Recipe, shard: int) -> dict[str, np.ndarray]:
