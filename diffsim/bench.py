@@ -396,11 +396,12 @@ def _whole_call(ndim: int, n: int, varying: bool, steps: int) -> float:
 def _kernel(ndim: int, n: int, varying: bool, steps: int) -> float:
     """Cell updates per second of the FTCS kernel that such a problem takes, Gcell/s."""
     from .kernels import stepping
+    from .lines import aligned
     from .operator import discretize
 
     operator = discretize(_warm_box(ndim, n, varying))
-    u = np.random.default_rng(1).random(operator.shape)
-    scratch = np.empty_like(u)
+    u, scratch = aligned(operator.shape), aligned(operator.shape)
+    u[...] = np.random.default_rng(1).random(operator.shape)
     if varying:
         dt = 0.9 / operator.max_diagonal
         base, patterns, amplitudes = operator.forcing.table(dt * np.arange(steps))

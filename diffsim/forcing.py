@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .data import Data
+from .lines import aligned
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class Forcing:
     def __init__(self, shape: tuple[int, int, int], terms: list[Term], base: np.ndarray | None = None):
         self.shape = shape
         self._moving = [term for term in terms if not term.data.constant]
-        self.base = np.zeros(shape) if base is None else base.reshape(shape)
+        self.base = aligned(shape, np.zeros) if base is None else base.reshape(shape)
         for term in terms:
             if term.data.constant and not (term.data.scalar and term.data.steady == 0.0):
                 term.add(0.0, self.base)

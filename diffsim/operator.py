@@ -17,6 +17,7 @@ from . import series, tensor
 from .data import Data
 from .errors import ProblemError
 from .forcing import Forcing, Term, Wall
+from .lines import aligned
 from .problem import OfGradient, OfState, OfTime, PerAxis, Problem, Tensor
 from .uniform import Uniform, UniformSide
 
@@ -463,8 +464,10 @@ class Operator:
     def inverse_mass(self) -> np.ndarray:
         """1 / m, padded; 0 in cells that are not free."""
         if self._one_mass is not None:
-            return np.full(self.shape, 1.0 / self._one_mass)
-        inverse = np.empty(self.shape)
+            inverse = aligned(self.shape)
+            inverse.fill(1.0 / self._one_mass)
+            return inverse
+        inverse = aligned(self.shape)
         for slab in self.slabs():
             np.divide(1.0, self.mass_in(slab), out=inverse[slab])
             if not self.all_free:
@@ -489,7 +492,7 @@ class Operator:
     @cached_property
     def diagonal(self) -> np.ndarray:
         """w: conductances to the outside and loss, padded."""
-        w = np.zeros(self.shape)
+        w = aligned(self.shape, np.zeros)
         for wall in self.walls:
             np.add.at(w.reshape(-1), wall.cells, wall.g)
         if np.any(self.problem.loss):

@@ -7,6 +7,7 @@ are elementwise, so a problem gets the same bits alone and in a stack.
 import numpy as np
 
 from .grid import Grid
+from .lines import aligned
 
 
 def half_cells(grid: Grid, axis: int, d: np.ndarray) -> np.ndarray:
@@ -42,7 +43,7 @@ def conductances(
     """
     n, along = grid.shape[axis], axis - grid.ndim
     area = grid.face_areas(axis)
-    links = np.empty([size + (a == half.ndim + along) for a, size in enumerate(half.shape)])
+    links = aligned([size + (a == half.ndim + along) for a, size in enumerate(half.shape)])
     faces = _cut(links, along, 1, -1)
     if inner is not None:
         gap = grid._along(axis, np.diff(grid.centers[axis]))

@@ -15,6 +15,7 @@ import numpy as np
 from .data import number
 from .errors import ConvergenceError, ProblemError, StabilityError
 from .footprint import count_frames, run_bytes
+from .lines import aligned
 from .operator import Operator
 from .points import PointValue
 from .problem import OfState, Problem
@@ -200,7 +201,7 @@ def simulate(
     }
     require_room(problem, asked, available, **needs)
     times = frame_times(save, begin, until)
-    frames = np.empty((len(times), *problem.grid.shape))
+    frames = aligned((len(times), *problem.grid.shape))
     # the state lives in the place of the last frame, which is made when nothing else needs it any more
     field0 = _initial_field(problem, initial, frames[-1])
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..lines import aligned
 from ..operator import Operator
 from ..uniform import Uniform
 from .base import Stepper, Trial
@@ -69,7 +70,7 @@ class ExplicitEuler(_Compiled):
     @cached_property
     def scratch(self) -> np.ndarray:
         """The second array that a step needs, the only one of the grid's size besides state and coefficients."""
-        return np.empty(self.operator.shape)
+        return aligned(self.operator.shape)
 
     def advance(self, u, t, dt, n):
         from ..kernels import stepping
@@ -143,7 +144,7 @@ class RungeKuttaStepper(_Compiled):
 
     @cached_property
     def work(self) -> np.ndarray:
-        return np.empty((self.scheme.stages + 1, *self.operator.shape))
+        return aligned((self.scheme.stages + 1, *self.operator.shape))
 
     def trial(self, u, t, dt, estimate=True):
         from ..kernels import stepping
@@ -168,7 +169,7 @@ class StabilizedStepper(_Compiled):
 
     @cached_property
     def work(self) -> np.ndarray:
-        return np.empty((2, *self.operator.shape))
+        return aligned((2, *self.operator.shape))
 
     @cached_property
     def radius(self) -> float:
