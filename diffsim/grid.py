@@ -95,6 +95,11 @@ class Grid:
         return math.prod(self.shape)
 
     @cached_property
+    def identity(self) -> tuple:
+        """Equal for grids of the same cells."""
+        return (self.geometry, *(edge.tobytes() for edge in self.edges))
+
+    @cached_property
     def axes(self) -> tuple[str, ...]:
         """Names of the axes in array order."""
         return AXES[self.geometry][: self.ndim]

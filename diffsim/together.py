@@ -23,7 +23,7 @@ def discretize_together(problems: Sequence[Problem]) -> list[Operator]:
     alike: dict[tuple, list[Operator]] = {}
     for operator in operators:
         if 2 * operator.grid.size <= CELLS and _plain(operator.problem):
-            alike.setdefault((id(operator.grid), operator.periodic), []).append(operator)
+            alike.setdefault((operator.grid.identity, operator.periodic), []).append(operator)
     for group in alike.values():
         most = CELLS // group[0].grid.size
         for start in range(0, len(group), most):

@@ -39,6 +39,16 @@ def test_a_stack_gives_every_problem_the_bits_it_has_alone(spec):
     assert_same_bits(together, [discretize(problem) for problem in problems])
 
 
+def test_grids_that_are_equal_count_as_one():
+    problems = [
+        ds.Problem(ds.Grid((9, 7), (length, 1.0)), diffusivity=FIELD, source=1.0, boundary={"x": ds.Dirichlet(0.0)})
+        for length in (1.5, 1.5, 2.0, 1.5, 2.5)
+    ]
+    together = discretize_together(problems)
+    assert shared(together) == 3
+    assert_same_bits(together, [discretize(problem) for problem in problems])
+
+
 GRID = ds.Grid((9, 7), (1.5, 1.0))
 FIELD = 10.0 ** np.random.default_rng(0).uniform(-1, 1, (9, 7))
 GRADED = ds.Grid.from_edges([np.linspace(0.0, 1.0, 10) ** 2, np.linspace(0.0, 1.0, 8)], geometry="cylindrical")
@@ -84,7 +94,7 @@ def test_what_does_not_fit_is_assembled_alone(given):
 def test_grids_do_not_mix_and_large_ones_gain_nothing():
     n = int(CELLS**0.5)
     large = ds.Problem(ds.Grid((n, n), (1.0, 1.0)), diffusivity=np.ones((n, n)))
-    twin = ds.Problem(ds.Grid((9, 7), (1.5, 1.0)), diffusivity=FIELD)
+    twin = ds.Problem(ds.Grid((9, 7), (1.5, 1.0), origin=(0.0, 1.0)), diffusivity=FIELD)
     assert shared(discretize_together([large, large, twin, ds.Problem(GRID, diffusivity=FIELD)])) == 0
     assert discretize_together([]) == []
 

@@ -51,6 +51,8 @@ _VISIT_BLOCK = 1
 # Bytes of a block that are to stay in the second-level cache; the same on every machine, because sums are taken block by
 # block.
 _CACHE = 1_200_000
+# Numbers between what two threads write often: a line of the cache that both want goes to and fro.
+_APART = 16
 # Rows of a plane that a level advances before the next level follows.
 _STRIP = 4
 # Entries of a plan, see `_place_planes`.
@@ -866,8 +868,8 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
     workers = _workers(u.size)
     rings = _aligned(workers, _ring_size(box, shape, depth, planar))
     ghosts = np.zeros((workers, 4 * depth * _width(box[2], shape[2], depth)))
-    plans = np.zeros((workers, 5 * _VISIT * (depth + 1)), np.int64)
-    inflow = np.empty((_n_boxes(shape, box), depth))
+    plans = np.zeros((workers, 5 * _VISIT * (depth + 1) + _APART), np.int64)
+    inflow = np.empty((_n_boxes(shape, box), depth + _APART))
     content, supplied = float(u.sum()), float(source.sum())
     state, other, source = _fields(u, scratch, source)
     passes = _passes(n_steps, depth)
@@ -1086,7 +1088,8 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
         _aligned(workers, _ring_size(box, shape, depth, middle is None)),
         np.empty((workers, 2 * shape[2])),
     )
-    plans, entered = np.zeros((workers, 5 * _VISIT * (depth + 1)), np.int64), np.empty(_n_boxes(shape, box))
+    plans = np.zeros((workers, 5 * _VISIT * (depth + 1) + _APART), np.int64)
+    entered = np.empty(_n_boxes(shape, box))
     if quiet is None:
         looked = quiet_cells(w, inv_mass, base, patterns) if len(amplitudes) >= _MANY_STEPS else None
         quiet = looked or (np.zeros((shape[0] * shape[1], 2), np.int32), 0.0)
