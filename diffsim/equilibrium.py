@@ -176,12 +176,16 @@ def _solve_list(problems: list[Problem], tol: float, method: str, guesses: list,
     """Linear problems that need multigrid go to the batch solver; the others are solved one by one."""
     results: list[Equilibrium | None] = [None] * len(problems)
     together: list[tuple[int, _System]] = []
-    operators = discretize_together(problems)
+    fits = [
+        p.linear and guess is None and method in ("auto", "multigrid")
+        for p, guess in zip(problems, guesses, strict=True)
+    ]
+    operators = iter(discretize_together([problem for problem, fit in zip(problems, fits, strict=True) if fit]))
     for k, (problem, guess, initial) in enumerate(zip(problems, guesses, initials, strict=True)):
         system = None
-        if problem.linear and guess is None and method in ("auto", "multigrid"):
+        if fits[k]:
             _require_steady(problem)
-            system = _System(operators[k], tol, initial)
+            system = _System(next(operators), tol, initial)
         if system is not None and system.driven and system.plain and not (method == "auto" and system.transformable):
             together.append((k, system))
         else:

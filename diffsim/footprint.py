@@ -74,9 +74,9 @@ def run_bytes(
     else:
         arrays += _graph(problem) + _work(problem, scheme, adaptive) + _drive(problem)
         arrays += (_NOISE if noise else 0) + (1 if stop is not None and not callable(stop) else 0)
-        if scheme.explicit or np.ndim(problem.capacity) or not _all_free(problem):
+        if scheme.explicit or np.ndim(problem.capacity) or not problem.all_free:
             arrays += 1  # mass, or its inverse
-    masks = 0 if _all_free(problem) else grid.size
+    masks = 0 if problem.all_free else grid.size
     return 8 * arrays * grid.size + masks + 8 * _NUMBERS_PER_WALL * _walls(problem) + _rings()
 
 
@@ -93,10 +93,6 @@ def _takes_box(problem: Problem, scheme: Scheme, noise: bool) -> bool:
 
 def _is_supplied(problem: Problem) -> bool:
     return bool(np.any(problem.source.steady) or (np.any(problem.loss) and np.any(problem.ambient.steady)))
-
-
-def _all_free(problem: Problem) -> bool:
-    return problem.active is None and problem.fixed is None
 
 
 def _graph(problem: Problem) -> int:

@@ -211,25 +211,23 @@ class Multigrid:
         """(table, arena, dense factors, scale, links) of the preconditioner; lists only where aggregates follow ties."""
         largest = max(*(facts[1] for facts in self._facts), float(self.diagonal.max(initial=0.0)))
         scale = 1.0 / largest if largest > 0 else 1.0
-        links = None
+        conductances, diagonal, precision, links = self.conductances, self.diagonal, self._precision, None
         if self._split:
-            table, arena, links = graphs.layout(self.conductances, self.diagonal, scale, self._precision, COARSEST)
-        else:
-            table, size = self._plane or _layout(self.shape, self._strength)
-            arena = _memory("arena", size, self._precision) if self._plane else np.zeros(size, dtype=self._precision)
-        coarsest = math.prod(int(n) for n in table[-1, :3])
-        dense = np.zeros((coarsest, coarsest + 1))
-        if self._plane:
-            wrap1, wrap2 = self.periodic[1:]
+            table, arena, links = graphs.layout(conductances, diagonal, scale, precision, COARSEST)
+            dense = _dense(table)
+            kernels.graph_set_up(table, arena, *conductances, diagonal, scale, links, dense)
+        elif self._plane:
+            table, size = self._plane
+            arena, dense = _memory("arena", size, precision), _dense(table)
             work = _memory("scratch", int(table[-1, kernels.WEIGHTS]), np.float64)
             work.fill(0.0)
-            flat = (g.reshape(-1) for g in (*self.conductances[1:], self.diagonal))
-            kernels.box_set_up(table, arena, work, *flat, wrap1, wrap2, scale, dense, self._blocks)
+            flat = (g.reshape(-1) for g in (*conductances[1:], diagonal))
+            kernels.box_set_up(table, arena, work, *flat, *self.periodic[1:], scale, dense, self._blocks)
             _leave("scratch", work)
-        elif links is not None:
-            kernels.graph_set_up(table, arena, *self.conductances, self.diagonal, scale, links, dense)
         else:
-            kernels.set_up(table, arena, *self.conductances, self.diagonal, scale, dense)
+            table, size = _layout(self.shape, self._strength)
+            arena, dense = np.zeros(size, dtype=precision), _dense(table)
+            kernels.set_up(table, arena, *conductances, diagonal, scale, dense)
         return table, arena, dense, scale, links
 
     @cached_property
@@ -345,6 +343,12 @@ class Multigrid:
         np.multiply(y, scale / factor, out=out.reshape(-1), dtype=np.float64)
         out.reshape(self.shape)[self._inert] = 0.0
         return out
+
+
+def _dense(table: np.ndarray) -> np.ndarray:
+    """Place for the factors of the coarsest level."""
+    coarsest = math.prod(int(n) for n in table[-1, :3])
+    return np.zeros((coarsest, coarsest + 1))
 
 
 def _layout(shape: tuple[int, ...], strength: list[float]) -> tuple[np.ndarray, int]:

@@ -88,7 +88,7 @@ class Operator:
 
     @cached_property
     def all_free(self) -> bool:
-        return self.problem.active is None and self.problem.fixed is None
+        return self.problem.all_free
 
     @cached_property
     def free(self) -> np.ndarray:
@@ -229,14 +229,6 @@ class Operator:
         _slice(faces, axis, -1, None)[...] = last
         return faces
 
-    def _to_wall(self, axis: int, end: str) -> np.ndarray:
-        """Conductances of the half cells from the outermost cells to the wall at the `end` of grid axis `axis`."""
-        place, d = (0 if end == "-" else -1), self._along(axis)
-        if np.ndim(d):
-            d = np.take(d, [place], axis=axis)
-        with np.errstate(divide="ignore", over="ignore"):
-            return np.take(self.grid.face_areas(axis), [place], axis=axis) / (0.5 * self.grid.widths[axis][place] / d)
-
     def _links(self, axis: int) -> np.ndarray:
         """Conductances of the inner faces across grid axis `axis` before voids and held cells are cut out; n + 1 faces,
         walls 0 unless periodic."""
@@ -253,7 +245,7 @@ class Operator:
             for name, position, resistance in self.problem.contacts
             if name == grid.axes[axis]
         ]
-        return series.conductances(grid, axis, half, self.periodic[self.lead + axis], inner, contacts)[0]
+        return series.conductances(grid, axis, half, self.periodic[self.lead + axis], inner, contacts)
 
     def _checked_faces(self, coefficient: OfGradient, axis: int) -> np.ndarray:
         values = self._call(coefficient.f, self._face_gradient_magnitude(axis))
@@ -285,7 +277,9 @@ class Operator:
             if not self.periodic[self.lead + axis]:
                 for end in "-+":
                     side = f"{name}{end}"
-                    walls += self._side_walls(side, axis, self._to_wall(axis, end), grid.side_cells(side))
+                    walls += self._side_walls(
+                        side, axis, series.to_wall(grid, axis, end, self._along(axis)), grid.side_cells(side)
+                    )
         return walls if self.all_free else walls + self._graph[1]
 
     @cached_property
@@ -463,11 +457,10 @@ class Operator:
     @cached_property
     def inverse_mass(self) -> np.ndarray:
         """1 / m, padded; 0 in cells that are not free."""
+        inverse = aligned(self.shape)
         if self._one_mass is not None:
-            inverse = aligned(self.shape)
             inverse.fill(1.0 / self._one_mass)
             return inverse
-        inverse = aligned(self.shape)
         for slab in self.slabs():
             np.divide(1.0, self.mass_in(slab), out=inverse[slab])
             if not self.all_free:

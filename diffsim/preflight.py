@@ -116,6 +116,7 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
     limit = allowed_step(operator, scheme)
     fourier = mesh_fourier(operator)
     low, high = _range(problem.diffusivity)
+    frames = count_frames(settings["save"])
     diffusion_time = max(problem.grid.lengths) ** 2 * float(np.min(problem.capacity)) / high
     return Survey(
         shape=problem.grid.shape,
@@ -129,9 +130,9 @@ def survey(problem: Problem, initial: Any, settings: dict[str, Any]) -> Survey:
         fourier=None if step is None else fourier * step,
         fourier_limit=fourier * limit,
         steps=None if step is None else math.ceil(duration / step * (1 - 1e-12)),
-        frames=count_frames(settings["save"]),
+        frames=frames,
         memory=memory,
-        disk=8 * problem.grid.size * count_frames(settings["save"]),
+        disk=8 * problem.grid.size * frames,
         warnings=tuple(_warnings(duration, diffusion_time)),
     )
 

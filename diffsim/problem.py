@@ -143,6 +143,11 @@ class Problem:
         return not self.follows_state and not isinstance(self.diffusivity, OfTime)
 
     @property
+    def all_free(self) -> bool:
+        """No voids and no held cells: every cell is solved for."""
+        return self.active is None and self.fixed is None
+
+    @property
     def linear(self) -> bool:
         """Nothing depends on u."""
         return not self.follows_state and self.reaction is None

@@ -23,8 +23,8 @@ def conductances(
     periodic: bool,
     inner: np.ndarray | None = None,
     contacts: list[tuple[int, float | np.ndarray]] | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(links, low, high): of the faces across `axis`, and of the half cells to its low and high walls.
+) -> np.ndarray:
+    """Conductances of the faces across `axis`, (..., n + 1 along it, ...).
 
     Parameters
     ----------
@@ -36,10 +36,6 @@ def conductances(
         D at the inner faces, for coefficients that are no cell's own; None: the two half cells in series.
     contacts
         (face, resistance per area) of what lies between two cells.
-
-    Returns
-    -------
-    Links have n + 1 entries along `axis`; low and high have one.
     """
     n, along = grid.shape[axis], axis - grid.ndim
     area = grid.face_areas(axis)
@@ -54,12 +50,24 @@ def conductances(
             across = _cut(links, along, face, face + 1)
             across += np.expand_dims(resistance, axis) if np.ndim(resistance) else resistance
         np.divide(_inner(area, along), faces, out=faces)
-    first, last = _cut(half, along, 0, 1), _cut(half, along, -1, None)
-    ends = _cut(area, along, 0, 1), _cut(area, along, -1, None)
-    seam = ends[0] / (first + last) if periodic and n > 1 else 0.0
+    seam: float | np.ndarray = 0.0
+    if periodic and n > 1:
+        seam = _cut(area, along, 0, 1) / (_cut(half, along, 0, 1) + _cut(half, along, -1, None))
     _cut(links, along, 0, 1)[...] = seam
     _cut(links, along, -1, None)[...] = seam
-    return links, ends[0] / first, ends[1] / last
+    return links
+
+
+def to_wall(grid: Grid, axis: int, end: str, d: float | np.ndarray) -> np.ndarray:
+    """Conductances of the half cells between the wall at the `end` ("-" or "+") of an axis and the cells behind it.
+
+    `d`: a number, or of the cells, (..., *shape); the result has length 1 along the axis.
+    """
+    place = 0 if end == "-" else -1
+    if np.ndim(d):
+        d = np.take(d, [place], axis=axis - grid.ndim)
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.take(grid.face_areas(axis), [place], axis=axis) / (0.5 * grid.widths[axis][place] / d)
 
 
 def to_outside(h: float | np.ndarray, area: np.ndarray, half: np.ndarray) -> np.ndarray:

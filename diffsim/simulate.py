@@ -239,6 +239,7 @@ def simulate(
         run.probes[name] = PointValue(operator, point)
         run.records[name] = ([], [])
 
+    from .kernels import stepping
     from .stability import is_proved
 
     wild = step is not None and on_unstable == "allow" and problem.reaction is None  # a reaction has no such bound
@@ -266,7 +267,7 @@ def simulate(
         )
     finally:
         watch.progress.close()
-    if not run.times or (run.t > run.times[-1] and _is_finite(run.u)):
+    if not run.times or (run.t > run.times[-1] and stepping.is_finite(run.u)):
         run.save()  # an early end keeps its last good state
     return _trajectory(run, chosen, status, message)
 
@@ -440,10 +441,6 @@ def _max_abs(u: np.ndarray) -> float:
     from .kernels import stepping
 
     return float(stepping.max_abs(u))
-
-
-def _is_finite(u: np.ndarray) -> bool:
-    return math.isfinite(_max_abs(u))
 
 
 # --- loops -----------------------------------------------------------------------------------------------------------
@@ -703,9 +700,11 @@ class _Span:
 
 
 def _trajectory(run: _Run, scheme: Scheme, status: str, message: str) -> Trajectory:
+    from .kernels import stepping
+
     counts = run.system.counts
     saved = bool(run.times) and run.times[-1] == run.t  # then it was counted, before the state became a frame
-    now = run.content() if saved or _is_finite(run.u) else math.nan
+    now = run.content() if saved or stepping.is_finite(run.u) else math.nan
     scale = max(abs(run.start_content), abs(now), abs(run.gain)) if math.isfinite(now) else math.nan
     lost = run.start_content + run.gain - now
     stats = {

@@ -36,7 +36,7 @@ def _plain(problem: Problem) -> bool:
     """D is an array, the data are steady, and the sides are single numbers; no voids, held cells, contacts or losses."""
     if not isinstance(problem.diffusivity, np.ndarray) or problem.reaction is not None or problem.contacts:
         return False
-    if problem.active is not None or problem.fixed is not None or np.any(problem.loss) or not problem.source.constant:
+    if not problem.all_free or np.any(problem.loss) or not problem.source.constant:
         return False
     return all(
         len(parts) == 1 and isinstance(parts[0][2][0], float) and parts[0][1].kind != "radiation"
@@ -60,14 +60,14 @@ def _assemble(stack: list[Operator]) -> None:
     joined, links_of, walls_of = np.ones(count, dtype=bool), [], []
     for axis in range(grid.ndim):
         half = series.half_cells(grid, axis, d)
-        links, low, high = series.conductances(grid, axis, half, first.periodic[lead + axis])
+        links = series.conductances(grid, axis, half, first.periodic[lead + axis])
         inner = np.moveaxis(links, 1 + axis, 1)[:, 1:-1]
         joined &= inner.min(axis=tuple(range(1, inner.ndim)), initial=1.0) > 0
         links_of.append(links.reshape(count, *first._face_shape(lead + axis)))
         if not first.periodic[lead + axis]:
-            for end, side_half, at in (("-", low, 0), ("+", high, -1)):
+            for end, at in (("-", 0), ("+", -1)):
                 side = f"{grid.axes[axis]}{end}"
-                cells = grid.layer(axis, at % grid.shape[axis]).ravel()
+                cells, side_half = grid.side_cells(side), series.to_wall(grid, axis, end, d)
                 area = np.broadcast_to(np.take(grid.face_areas(axis), at, axis=axis), grid.side_shape(side)).ravel()
                 walls_of.append((side, cells, area, side_half.reshape(count, cells.size)))
     walls: list[list[Wall]] = [[] for _ in stack]

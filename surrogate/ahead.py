@@ -1,6 +1,6 @@
-"""Numbered jobs done ahead of whoever waits for them, and handed over in order: by threads here, by processes beside.
+"""Numbered jobs done ahead of whoever waits for them, and handed over in order: by a thread here, by processes beside.
 
-Threads share what is loaded and compiled, so they start at once; processes take a second to start and join when they
+The thread shares what is loaded and compiled, so it starts at once; processes take a second to start and join when they
 are ready. What a job returns may depend on its number alone: who does it is a matter of chance.
 """
 
@@ -18,7 +18,7 @@ HELD = 2  # jobs per worker that are begun or done and not handed over: one in h
 
 @contextmanager
 def done_ahead(
-    job: Callable[[int], Any], numbers: Sequence[int], threads: int, processes: int = 0
+    job: Callable[[int], Any], numbers: Sequence[int], processes: int = 0
 ) -> Iterator[Iterator[tuple[int, Any]]]:
     """An iterator of (number, ``job(number)``) in the order of `numbers`.
 
@@ -26,14 +26,14 @@ def done_ahead(
     ----------
     job
         Can be pickled where there are processes. An exception that it raises is raised where its result is due.
-    threads, processes
-        How many work at once. Together they hold `HELD` results each at most.
+    processes
+        How many work beside the thread of this process. Each of them all holds `HELD` results at most.
 
     Notes
     -----
     Leaving the block cancels what was not begun and waits for the rest; after a KeyboardInterrupt it does not wait.
     """
-    helpers: list[_Helper] = [_Threads(max(1, min(threads, len(numbers))), not processes)]
+    helpers: list[_Helper] = [_Thread(alone=not processes)]
     if processes and len(numbers) > 1:
         helpers.append(_Processes(min(processes, len(numbers) - 1)))
     wait = True
@@ -85,18 +85,17 @@ class _Helper:
             future.cancel()
 
 
-class _Threads(_Helper):
-    """Threads that a process need not wait for when it ends. Where they are `alone` they share the threads of numba."""
+class _Thread(_Helper):
+    """A thread that a process need not wait for when it ends. Where it is `alone` it has the threads of numba."""
 
-    def __init__(self, size: int, alone: bool):
+    def __init__(self, alone: bool):
         import numba
 
-        super().__init__(size)
+        super().__init__(1)
         self._queue: SimpleQueue = SimpleQueue()
-        share = max(1, numba.get_num_threads() // size) if alone else 1
-        self._threads = [threading.Thread(target=self._work, args=(share,), daemon=True) for _ in range(size)]
-        for thread in self._threads:
-            thread.start()
+        share = numba.get_num_threads() if alone else 1
+        self._thread = threading.Thread(target=self._work, args=(share,), daemon=True)
+        self._thread.start()
 
     def _work(self, share: int) -> None:
         import numba
@@ -116,10 +115,9 @@ class _Threads(_Helper):
 
     def close(self, wait: bool) -> None:
         super().close(wait)
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads if wait else ():
-            thread.join()
+        self._queue.put(None)
+        if wait:
+            self._thread.join()
 
 
 class _Processes(_Helper):

@@ -102,9 +102,7 @@ def coarsened(problem: Problem, factor: int) -> Problem:
     grid = problem.grid
     plain = all(isinstance(x, float | np.ndarray) for x in (problem.diffusivity, problem.capacity, problem.loss))
     steady = problem.source.constant and problem.ambient.constant
-    if not (
-        grid.uniform and plain and steady and problem.active is None and problem.fixed is None and not problem.contacts
-    ):
+    if not (grid.uniform and plain and steady and problem.all_free and not problem.contacts):
         raise ProblemError("only uniform boxes with plain coefficients, without voids and held cells, are coarsened.")
     if any(n % factor for n in grid.shape) or any(
         np.ndim(v) for s in problem.boundary.values() for v in vars(s).values()

@@ -124,7 +124,7 @@ def generate(
             require_memory(held * recipe.solve_bytes, "solving one shard per worker")
             journal = store.Journal(folder / JOURNAL)
             job = partial(compute_shard, recipe)
-            with _stop_requests() as stop, done_ahead(job, left, 1, workers - 1) as shards:
+            with _stop_requests() as stop, done_ahead(job, left, workers - 1) as shards:
                 for k, arrays in shards:
                     digest = store.write_hdf5(_shard_path(folder, k), arrays, recipe.label(k))
                     journal.append({"shard": k, "items": len(arrays["u"]), "sha256": digest})
@@ -160,17 +160,13 @@ class _Recipe:
         return self.resolution**self.spec.ndim
 
     @property
-    def solved_cells(self) -> int:
-        """Of the grid that an item is solved on."""
-        return self.cells * (FINER**self.spec.ndim if self.labels == "restricted-fine" else 1)
-
-    @property
     def item_bytes(self) -> int:
         return 8 * self.cells * (3 + self.spec.frames) + 512
 
     @property
     def solve_bytes(self) -> int:
-        return 8 * (20 * self.solved_cells + self.cells * self.spec.frames)
+        finer = FINER**self.spec.ndim if self.labels == "restricted-fine" else 1
+        return 8 * self.cells * (20 * finer + self.spec.frames)
 
     @property
     def per_shard(self) -> int:

@@ -16,17 +16,19 @@ def square(number):
     return number * number
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_results_come_in_the_order_of_the_numbers(threads):
-    with done_ahead(square, range(3, 20), threads) as results:
+@pytest.mark.parametrize(
+    "processes", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_results_come_in_the_order_of_the_numbers(processes):
+    with done_ahead(square, range(3, 20), processes) as results:
         assert list(results) == [(k, k * k) for k in range(3, 20)]
-    with done_ahead(square, range(0), threads) as results:
+    with done_ahead(square, range(0), processes) as results:
         assert list(results) == []
 
 
 @pytest.mark.slow
 def test_processes_join_in():
-    with done_ahead(square, range(200), 1, 2) as results:
+    with done_ahead(square, range(200), 2) as results:
         assert list(results) == [(k, k * k) for k in range(200)]
 
 
@@ -37,18 +39,18 @@ def test_no_more_is_begun_than_can_be_held():
         begun.append(number)
         return number
 
-    with done_ahead(job, range(50), 2) as results:
+    with done_ahead(job, range(50)) as results:
         for taken, _ in results:
-            assert len(begun) <= taken + 2 * HELD
-            time.sleep(1e-3)  # the workers are faster
+            assert len(begun) <= taken + HELD
+            time.sleep(1e-3)  # the worker is faster
     assert sorted(begun) == list(range(50))
 
 
 def test_a_failure_is_raised_where_its_result_is_due():
     taken = []
-    with pytest.raises(ValueError, match="-1 is negative"), done_ahead(square, [2, 1, -1, 5], 2) as results:
+    with pytest.raises(ValueError, match="-1 is negative"), done_ahead(square, [2, 1, -1, 5]) as results:
         taken += results
-    with done_ahead(square, [2, 1, -1, 5], 2) as results:
+    with done_ahead(square, [2, 1, -1, 5]) as results:
         taken += [next(results), next(results)]
     assert taken == 2 * [(2, 4), (1, 1)]
 
@@ -61,7 +63,7 @@ def test_leaving_waits_for_what_runs_and_begins_nothing_more():
         assert finish.wait(10)
         done.append(number)
 
-    with done_ahead(job, range(9), 1) as results:
+    with done_ahead(job, range(9)) as results:
         waiter = threading.Thread(target=lambda: next(results), daemon=True)
         waiter.start()
         assert running.wait(10)
@@ -79,7 +81,7 @@ def test_an_interrupt_waits_for_nothing():
         return number
 
     def pressed():
-        with done_ahead(job, range(3), 1) as results:
+        with done_ahead(job, range(3)) as results:
             threading.Thread(target=lambda: next(results), daemon=True).start()
             assert running.wait(10)
             raise KeyboardInterrupt
@@ -90,7 +92,12 @@ def test_an_interrupt_waits_for_nothing():
     finish.set()
 
 
-def test_threads_share_those_of_numba_and_give_one_each_to_company():
-    for threads, expected in ((1, numba.get_num_threads()), (numba.get_num_threads(), 1)):
-        with done_ahead(lambda _: numba.get_num_threads(), range(2), threads) as results:
-            assert {share for _, share in results} == ({expected} if threads <= 2 else {1})
+def share(number):
+    """The threads of numba that a job may use."""
+    return numba.get_num_threads()
+
+
+@pytest.mark.parametrize("processes", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_thread_has_those_of_numba_alone_and_one_in_company(processes):
+    with done_ahead(share, range(4), processes) as results:
+        assert {threads for _, threads in results} == {numba.get_num_threads() if processes == 0 else 1}

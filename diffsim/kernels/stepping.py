@@ -55,7 +55,8 @@ _CACHE = 1_200_000
 _APART = 16
 # Rows of a plane that a level advances before the next level follows.
 _STRIP = 4
-# Entries of a plan, see `_place_planes`.
+# Numbers of a plan per plane, see `_place_planes`.
+_ENTRIES = 5
 NOWHERE = -1
 ONE, TWO, THREE, FOUR = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
 # From so many steps on it pays to look for cells on which nothing but their neighbours acts.
@@ -642,7 +643,7 @@ def _place_planes(shape, wraps, i0, i1, depth, front, visit, slots, plane, origi
     n0, n1, n2 = shape
     for level in range(1, depth + 1):
         for v in range(visit):
-            i, entry = front - level + 1 + v, 5 * (visit * level + v)
+            i, entry = front - level + 1 + v, _ENTRIES * (visit * level + v)
             if i < i0 - (depth - level) or i >= i1 + depth - level or (not wraps and (i < 0 or i >= n0)):
                 plan[entry] = NOWHERE
                 continue
@@ -698,7 +699,7 @@ def _uniform_block(
                     low, high = 0.0, 0.0
                 row, length = (u, n2) if level == 1 else (ring, width)
                 for v in range(visit):
-                    entry = np.uint64(5 * (visit * level + v))
+                    entry = np.uint64(_ENTRIES * (visit * level + v))
                     i = front - level + 1 + v
                     if plan[entry] == NOWHERE:
                         continue
@@ -868,7 +869,7 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
     workers = _workers(u.size)
     rings = _aligned(workers, _ring_size(box, shape, depth, planar))
     ghosts = np.zeros((workers, 4 * depth * _width(box[2], shape[2], depth)))
-    plans = np.zeros((workers, 5 * _VISIT * (depth + 1) + _APART), np.int64)
+    plans = np.zeros((workers, _ENTRIES * _VISIT * (depth + 1) + _APART), np.int64)
     inflow = np.empty((_n_boxes(shape, box), depth + _APART))
     content, supplied = float(u.sum()), float(source.sum())
     state, other, source = _fields(u, scratch, source)
@@ -963,7 +964,7 @@ def _euler_block(
                 first, last = max(k0 - _rounded(reach), 0), min(k1 + _rounded(reach), n2)
                 before, length = (u, n2) if level == 1 else (ring, width)
                 for v in range(visit):
-                    entry = np.uint64(5 * (visit * level + v))
+                    entry = np.uint64(_ENTRIES * (visit * level + v))
                     i = front - level + 1 + v
                     if plan[entry] == NOWHERE:
                         continue
@@ -1088,7 +1089,7 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
         _aligned(workers, _ring_size(box, shape, depth, middle is None)),
         np.empty((workers, 2 * shape[2])),
     )
-    plans = np.zeros((workers, 5 * _VISIT * (depth + 1) + _APART), np.int64)
+    plans = np.zeros((workers, _ENTRIES * _VISIT * (depth + 1) + _APART), np.int64)
     entered = np.empty(_n_boxes(shape, box))
     if quiet is None:
         looked = quiet_cells(w, inv_mass, base, patterns) if len(amplitudes) >= _MANY_STEPS else None

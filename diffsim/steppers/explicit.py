@@ -126,7 +126,7 @@ class ExplicitEuler(_Compiled):
             problem, operator = self.system.problem, self.operator
             supply, exchange = np.zeros((0, 0, 0)), problem.loss * problem.ambient.steady
             if np.any(problem.source.steady) or np.any(exchange):
-                supply = np.empty(operator.shape)
+                supply = aligned(operator.shape)
                 np.add(problem.source.steady, exchange, out=operator.unpad(supply))
                 supply *= dt / problem.capacity
             self._supplied = dt, supply
