@@ -14,12 +14,13 @@ from functools import cached_property, lru_cache
 import numba
 import numpy as np
 
-from . import graphs
+from . import graphs, team
 from .kernels import multigrid as kernels
 
 COARSEST = 96  # cells solved directly
 LARGEST_DENSE = 400  # the most that are solved directly where an axis cannot be coarsened further
 VOIDS = 0.02  # share of faces without conductance from which aggregates fit better
+SOLVE, SET_UP = 8_000, 24_000  # cells that a thread must have to do in a system to be woken for it
 SIDE_BY_SIDE = 500_000  # cells below which the systems of a batch are solved side by side
 STRETCHED = 6.0  # ratio of mean conductances of two axes from which aggregates fit better
 SPLIT = 1e-4  # share of weak ties inside blocks from which aggregates follow the ties
@@ -184,10 +185,12 @@ class Multigrid:
         jobs, omegas = GRAPHS if self._split else BLOCKS
         return jobs, omegas.astype(self._precision)
 
-    @property
-    def _numbers(self) -> np.ndarray:
-        """What the kernels of a plane take as `numbers`."""
-        return np.array(PLANE, dtype=self._precision)
+    def _scratch(self, members: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers for each thread to write on, in double precision and in that of the arena; 64 keep two threads apart."""
+        places = self.shape[2] + 2
+        narrow = kernels.BUFFERS * places if self._plane else places
+        wide = max(3 * places, len(self._hierarchy[2]))
+        return np.zeros((members, wide + 64)), np.zeros((members, narrow + 64), dtype=self._precision)
 
     @cached_property
     def _contrast(self) -> float:
@@ -200,11 +203,9 @@ class Multigrid:
         """Of the preconditioner: weights rounded to 7 digits disturb contrasts beyond 1e5, at a quarter more iterations."""
         return np.float64 if self._contrast > 1e5 else np.float32
 
-    @cached_property
-    def _blocks(self) -> int | None:
-        """Pieces a pass is cut into; None: one thread."""
-        threads = self.threads or numba.get_num_threads()
-        return None if threads == 1 or self.diagonal.size < kernels.PARALLEL_CELLS else 4 * threads
+    def _members(self, cells: int) -> int:
+        """Threads that pay, where one has to do so many cells to be worth waking."""
+        return max(1, min(self.threads or numba.get_num_threads(), self.diagonal.size // cells))
 
     @cached_property
     def _hierarchy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray | None]:
@@ -220,9 +221,9 @@ class Multigrid:
             table, size = self._plane
             arena, dense = _memory("arena", size, precision), _dense(table)
             work = _memory("scratch", int(table[-1, kernels.WEIGHTS]), np.float64)
-            work.fill(0.0)
             flat = (g.reshape(-1) for g in (*conductances[1:], diagonal))
-            kernels.box_set_up(table, arena, work, *flat, *self.periodic[1:], scale, dense, self._blocks)
+            system = (table, arena, work, *flat, *self.periodic[1:], scale, dense, np.empty(len(dense)))
+            team.together(kernels.box_set_up, self._members(SET_UP), *system)
             _leave("scratch", work)
         else:
             table, size = _layout(self.shape, self._strength)
@@ -287,18 +288,32 @@ class Multigrid:
             return replace(part, x=part.x * unit)
         if self.direct:
             return self._eliminate(rhs)
-        table, arena, dense, scale, links = self._hierarchy
-        system, hierarchy = (self.diagonal, rhs, x, tol, max_iterations), (table, arena, dense)
-        if self._plane:
-            settings = (self._numbers, self._blocks, True)
-            found = kernels.plane_pcg(*self.conductances[1:], *system, scale, *hierarchy, *settings)
-        else:
-            found = kernels.pcg(*self.conductances, *system, *hierarchy, *self._schedule, self._blocks, links)
-        iterations, residual, size, rounding = found
+        iterations, residual, size, rounding = self._conjugate_gradients(rhs, x, tol, max_iterations)
         if self._inert.any():
             x[self._inert] = 0.0
         converged = bool(residual <= max(tol * size, 2.0 * rounding))
         return Solve(x, int(iterations), float(residual / size), converged, float(rounding / size))
+
+    def _conjugate_gradients(self, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int) -> tuple:
+        """Iterate on x; (iterations, ||rhs - K x||, ||rhs||, size of the rounding errors)."""
+        if self._plane:
+            return self._sweep(rhs, x, tol, max_iterations)
+        table, arena, dense, _, links = self._hierarchy
+        members = self._members(SOLVE)
+        system = (*self.conductances, self.diagonal, rhs, x, tol, max_iterations)
+        vectors, sums = np.empty((3, *self.shape)), np.zeros((2, self.shape[0] * self.shape[1], 2))
+        vectors[1] = 0.0
+        cycle = (table, arena, dense, *self._schedule, links, *self._scratch(members))
+        return team.together(kernels.pcg, members, *system, *cycle, vectors, sums)
+
+    def _sweep(self, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int, solving: bool = True) -> tuple:
+        """The same on a plane; where not `solving`, a V-cycle alone, in the arena."""
+        table, arena, dense, scale, _ = self._hierarchy
+        members = self._members(SOLVE)
+        numbers = np.array([PLANE] * members, dtype=self._precision)
+        system = (*self.conductances[1:], self.diagonal, rhs, x, tol, max_iterations, scale)
+        memory = (numbers, *self._scratch(members), np.zeros((self.shape[1], 6)))
+        return team.together(kernels.plane_pcg, members, *system, table, arena, dense, *memory, solving)
 
     def _eliminate(self, rhs: np.ndarray) -> Solve:
         """The solution on a line of cells."""
@@ -332,14 +347,14 @@ class Multigrid:
         b, x, dinv, y = (arena[start : start + n] for start in table[0, columns])
         np.multiply(rhs.reshape(-1), factor, out=b, casting="same_kind")
         if self._plane:
-            system = (self.diagonal, self.diagonal, self.diagonal, 0.0, 0, scale)
-            settings = (self._numbers, self._blocks, None)
-            kernels.plane_pcg(*self.conductances[1:], *system, table, arena, dense, *settings)
+            self._sweep(self.diagonal, self.diagonal, 0.0, 0, solving=False)
         else:
             jobs, omegas = self._schedule
             np.multiply(dinv, b, out=x)
             x *= omegas[0]
-            kernels.vcycle(table, arena, dense, jobs, omegas, self._blocks, links)
+            members = self._members(SOLVE)
+            memory = self._scratch(members)
+            team.together(kernels.vcycle, members, table, arena, dense, jobs, omegas, links, *memory)
         np.multiply(y, scale / factor, out=out.reshape(-1), dtype=np.float64)
         out.reshape(self.shape)[self._inert] = 0.0
         return out

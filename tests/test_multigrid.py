@@ -338,9 +338,9 @@ def test_threads_change_no_bit(shape, wrap):
     given = {"wrap": wrap, "shift": 1e-3} if wrap else {"walls": [1, 2]}
     conductances, diagonal, periodic = graph(two_phase(shape, 3.0, 12.0, 3.0), **given)
     rhs = np.random.default_rng(10).normal(size=shape)
-    one, two = (Multigrid(conductances, diagonal, periodic, threads=n).solve(rhs) for n in (1, 2))
-    assert one.iterations == two.iterations
-    assert np.array_equal(one.x, two.x)
+    one, *more = (Multigrid(conductances, diagonal, periodic, threads=n).solve(rhs) for n in (1, 2, 3))
+    assert {other.iterations for other in more} == {one.iterations}
+    assert all(np.array_equal(one.x, other.x) for other in more)
 
 
 def test_threads_change_no_bit_where_aggregates_follow_the_ties():
@@ -441,14 +441,14 @@ def test_a_batch_compiles_nothing_that_one_solve_has_not_compiled():
 
 
 @pytest.mark.parametrize("wrap", [[], [1, 2]], ids=["walls", "periodic"])
-def test_a_hierarchy_set_up_on_two_threads_has_the_bits_of_one(wrap):
+def test_a_hierarchy_set_up_on_several_threads_has_the_bits_of_one(wrap, monkeypatch):
+    monkeypatch.setattr(diffsim.multigrid, "SET_UP", 4_000)
     conductances, diagonal, periodic = graph(two_phase((1, 200, 160), 3.0, 1e3, 1.0), [1, 2], wrap, shift=0.1)
-    one, two = (Multigrid(conductances, diagonal, periodic, threads=n) for n in (1, 2))
+    solvers = [Multigrid(conductances, diagonal, periodic, threads=n) for n in (1, 2, 5)]
     rhs = np.random.default_rng(13).normal(size=diagonal.shape)
-    a, b = (solver.cycle(rhs, np.empty(rhs.shape)) for solver in (one, two))
-    assert one._blocks is None
-    assert two._blocks is not None
-    assert np.array_equal(a, b)
+    one, *more = (solver.cycle(rhs, np.empty(rhs.shape)) for solver in solvers)
+    assert [solver._members(diffsim.multigrid.SET_UP) for solver in solvers] == [1, 2, 5]
+    assert all(np.array_equal(one, other) for other in more)
 
 
 def test_too_few_iterations_are_reported():

@@ -6,17 +6,22 @@ ends in ``_rows`` treats rows ``lo .. hi - 1`` and writes to no other, so any sp
 sums are kept per row and added in order afterwards. At sides the neighbour's index wraps around: the conductance there
 is 0 unless the axis is periodic, so the value read does not matter.
 
+Entries are called by every member of a team (`diffsim.team`) with the same arguments but for `part`, its number: each walks
+through the whole algorithm, does its own rows of every pass, and meets the others before the next. All of them read the
+same sums and decide alike. Memory is handed in, because a member that failed for want of it would leave the others waiting.
+
 A hierarchy is one flat array (`arena`, in single precision unless the contrast asks for double) and one table of
 integers: per level its shape, and where its arrays begin. Level arrays are views into the arena.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, types
+from numba.core.config import IS_WIN32
+from numba.extending import intrinsic
 
 # Entries are called from Python and cached with all they call; the others need no wrappers and compile faster without.
 _entry = njit(cache=True, error_model="numpy", nogil=True)
 _compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-_threaded = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, parallel=True)
 
 # Columns of the level table.
 SHAPE, G0, G1, G2, W, DINV, B, X, Y = 0, 3, 4, 5, 6, 7, 8, 9, 10
@@ -31,6 +36,69 @@ TIES, ENDS, NEAR, GROUPS, ORDER = 3, 4, 5, 11, 12
 def cube(arena, start, n0, n1, n2):
     """View of `n0 n1 n2` numbers of the arena from `start` on."""
     return arena[start : start + n0 * n1 * n2].reshape(n0, n1, n2)
+
+
+# --- a team of threads -------------------------------------------------------------------------------------------------
+
+PARALLEL_CELLS = 4_000  # of a level; below this one member does all of it before the others would have begun
+
+START = np.int64(0)
+# Places in the gate of a team, a line of the cache apart: how many have arrived, how often all of them have, and whether
+# somebody will never come.
+ARRIVED, MEETINGS, ABANDONED, GATE = 0, 16, 32, 48
+SPINS = 2000  # looks at the gate before other threads of the machine get a chance
+
+_give_way = types.ExternalFunction("SwitchToThread" if IS_WIN32 else "sched_yield", types.int32())
+
+
+def _place(context, builder, array_type, array, at):
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [at])
+
+
+@intrinsic
+def _add_to(typing, array, at, amount):
+    """Add to a number that other threads add to as well; what it was before."""
+
+    def add(context, builder, signature, arguments):
+        place = _place(context, builder, signature.args[0], *arguments[:2])
+        return builder.atomic_rmw("add", place, arguments[2], "seq_cst")
+
+    return types.int64(array, types.int64, types.int64), add
+
+
+@intrinsic
+def _look_at(typing, array, at):
+    """A number that other threads change."""
+
+    def look(context, builder, signature, arguments):
+        return builder.load_atomic(_place(context, builder, signature.args[0], *arguments), "seq_cst", 8)
+
+    return types.int64(array, types.int64), look
+
+
+@_compiled
+def meet(gate, parts):
+    """Wait for the other members; what each has written before, all can read afterwards."""
+    if parts == 1:
+        return
+    meetings = _look_at(gate, MEETINGS)
+    if _add_to(gate, ARRIVED, 1) == parts - 1:
+        _add_to(gate, ARRIVED, -parts)
+        _add_to(gate, MEETINGS, 1)
+        return
+    spins = START
+    while _look_at(gate, MEETINGS) == meetings and _look_at(gate, ABANDONED) == 0:
+        spins += 1
+        if spins > SPINS:
+            _give_way()
+
+
+@_compiled
+def share(rows, cells, part, parts):
+    """(lo, hi): the rows that a member does in a pass over `rows` rows and so many cells."""
+    if cells < PARALLEL_CELLS:
+        return START, rows if part == 0 else START
+    return part * rows // parts, (part + 1) * rows // parts
 
 
 # --- conjugate gradients, double precision ----------------------------------------------------------------------------
@@ -105,12 +173,11 @@ def magnitude_row(g0, g1, g2, w, u, i, j, q):
 
 
 # Jobs of one conjugate-gradient pass. Not Python ints: numba would compile each pass once for every literal.
-START = np.int64(0)
 RESIDUAL, LOAD, PRODUCTS, DIRECTION, APPLY, UPDATE = np.arange(6)
 
 
 @_compiled
-def cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, first, alpha, sums):
+def cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, first, alpha, sums, scratch):
     """One pass of conjugate gradients over rows lo..hi-1; `sums` (rows, 2) receives two numbers a row.
 
     RESIDUAL   r = b - K x; (r r, (|K| |x| + |b|)²)
@@ -121,7 +188,6 @@ def cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, firs
     UPDATE     x += alpha p, r -= alpha q; (r r, -)
     """
     n1, n2 = x.shape[1], x.shape[2]
-    scratch = np.empty(n2)
     for row in range(lo, hi):
         i, j = row // n1, row % n1
         if job == RESIDUAL:
@@ -156,20 +222,15 @@ def cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, firs
             sums[row, 0] = row_dot(rr, rr)
 
 
-@_threaded
-def cg_threads(job, blocks, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, first, alpha, sums):
-    """`cg_rows` over all rows, in `blocks` pieces."""
-    rows = x.shape[0] * x.shape[1]
-    for piece in prange(blocks):
-        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
-        cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, first, alpha, sums)
-
-
 @_entry
-def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, omegas, blocks, links):
+def pcg(
+    part, parts, gate, g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, omegas, links, wide, narrow,
+    vectors, sums
+):  # fmt: skip
     """Solve ``K x = b`` in place by conjugate gradients with V-cycles; x holds the first guess.
 
-    `table` to `links`: as `vcycle` takes them.
+    `table` to `narrow`: as `vcycle` takes them. `vectors` (3,) + x.shape holds the residual, the direction, zero at first,
+    and its image; `sums` (2, rows, 2), used in turn, so that a pass never writes what another member still reads.
 
     Returns (iterations, ||b - K x||, ||b||, rounding), the last the size of the rounding errors in that residual: no
     double-precision x can be expected to have a smaller one. The direction is updated by Polak and Ribiere's formula,
@@ -178,8 +239,8 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, ome
     """
     n0, n1, n2 = x.shape
     rows = n0 * n1
-    r, p, q = np.empty_like(x), np.zeros_like(x), np.empty_like(x)
-    sums = np.zeros((rows, 2))
+    lo, hi = share(rows, x.size, part, parts)
+    r, p, q, own = vectors[0], vectors[1], vectors[2], wide[part, :n2]
     rhs, guess = cube(arena, table[0, B], n0, n1, n2), cube(arena, table[0, X], n0, n1, n2)
     dinv, z = cube(arena, table[0, DINV], n0, n1, n2), cube(arena, table[0, Y], n0, n1, n2)
     size = 0.0
@@ -188,17 +249,17 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, ome
     size = np.sqrt(size)
     iterations, residual, rounding, before = 0, 0.0, 0.0, np.inf
     rz, alpha, beta, target, halfway = 0.0, 0.0, 0.0, 0.0, False
-    job = RESIDUAL
+    job, turn = RESIDUAL, START
     while True:  # one pass over the cells a turn
         factor = 1.0 / size if job == LOAD else beta if job == DIRECTION else alpha
-        if blocks is None:
-            cg_rows(job, START, rows, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, omegas[0], factor, sums)
-        else:
-            cg_threads(job, blocks, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, omegas[0], factor, sums)
+        turn = 1 - turn
+        of_row = sums[turn]
+        cg_rows(job, lo, hi, g0, g1, g2, w, b, x, r, p, q, rhs, guess, dinv, z, omegas[0], factor, of_row, own)
+        meet(gate, parts)
         first, second = 0.0, 0.0
         for row in range(rows):
-            first += sums[row, 0]
-            second += sums[row, 1]
+            first += of_row[row, 0]
+            second += of_row[row, 1]
         if job == RESIDUAL:
             residual, rounding = np.sqrt(first), 2.3e-16 * np.sqrt(second)
             if residual <= max(tol * size, 2.0 * rounding) or iterations >= max_iterations:
@@ -212,7 +273,7 @@ def pcg(g0, g1, g2, w, b, x, tol, max_iterations, table, arena, dense, jobs, ome
                 before, rz = residual, 0.0
             job = LOAD
         elif job == LOAD:
-            vcycle(table, arena, dense, jobs, omegas, blocks, links)
+            vcycle(part, parts, gate, table, arena, dense, jobs, omegas, links, wide, narrow)
             job = PRODUCTS
         elif job == PRODUCTS:
             beta = max(-alpha * second / rz, 0.0) if rz > 0.0 else 0.0
@@ -306,11 +367,10 @@ def step_rows(lo, hi, g0, g1, g2, dinv, b, x, omega, y):
 
 
 @_compiled
-def restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc, omega):
+def restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc, omega, flow):
     """Coarse rows: bc = sum of ``b - K x`` over each aggregate, and xc, the coarse level's first smoothing step."""
     n0, n1, n2 = x.shape
     m1, m2 = bc.shape[1], bc.shape[2]
-    flow = np.empty(n2, dtype=x.dtype)
     for row in range(lo, hi):
         ci, cj = row // m1, row % m1
         total = bc[ci, cj]
@@ -318,7 +378,7 @@ def restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc, omega):
             total[k] = 0.0
         for i in range(ci * f0, min(ci * f0 + f0, n0)):
             for j in range(cj * f1, min(cj * f1 + f1, n1)):
-                apply_row(g0, g1, g2, w, x, i, j, flow)
+                apply_row(g0, g1, g2, w, x, i, j, flow[:n2])
                 rhs = b[i, j]
                 if f2 == 2:
                     for k in range(n2 // 2):
@@ -356,7 +416,7 @@ FORWARD, BACKWARD, REST, RESTRICT, PROLONG = np.arange(5)
 
 
 @_compiled
-def level_rows(job, lo, hi, table, arena, level, omega):
+def level_rows(job, lo, hi, table, arena, level, omega, flow):
     """One pass over rows of a level. FORWARD: step x -> y; BACKWARD: step y -> x; RESTRICT from x; PROLONG into x."""
     line = table[level]
     n0, n1, n2 = line[SHAPE], line[SHAPE + 1], line[SHAPE + 2]
@@ -380,17 +440,9 @@ def level_rows(job, lo, hi, table, arena, level, omega):
             w = cube(arena, line[W], n0, n1, n2)
             dinv, bc = cube(arena, below[DINV], m0, m1, m2), cube(arena, below[B], m0, m1, m2)
             xc = cube(arena, below[X], m0, m1, m2)
-            restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc, omega)
+            restrict_rows(lo, hi, g0, g1, g2, w, b, x, f0, f1, f2, dinv, bc, xc, omega, flow)
         else:
             prolong_rows(lo, hi, f0, f1, f2, cube(arena, below[Y], m0, m1, m2), x)
-
-
-@_threaded
-def level_threads(job, blocks, rows, table, arena, level, omega):
-    """`level_rows` over all rows, in `blocks` pieces."""
-    for piece in prange(blocks):
-        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
-        level_rows(job, lo, hi, table, arena, level, omega)
 
 
 @_compiled
@@ -424,7 +476,7 @@ def scatter_rows(lo, hi, groups, order, e, x):
 
 
 @_compiled
-def graph_rows(job, lo, hi, table, arena, links, level, omega):
+def graph_rows(job, lo, hi, table, arena, links, level, omega, flow):
     """One pass of `level_rows` where aggregates follow the ties; RESTRICT and PROLONG go over the aggregates.
 
     RESTRICT takes its rest from y, where the pass REST before it (omega = 0) has left ``b - K x``.
@@ -452,27 +504,17 @@ def graph_rows(job, lo, hi, table, arena, links, level, omega):
             for k in range(n2):
                 rest[k] = b[row * n2 + k] - rest[k]
     else:
-        level_rows(job, lo, hi, table, arena, level, omega)
-
-
-@_threaded
-def graph_threads(job, blocks, rows, table, arena, links, level, omega):
-    """`graph_rows` over all rows, in `blocks` pieces."""
-    for piece in prange(blocks):
-        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
-        graph_rows(job, lo, hi, table, arena, links, level, omega)
-
-
-PARALLEL_CELLS = 20_000  # below this a level is done before a second thread has woken
+        level_rows(job, lo, hi, table, arena, level, omega, flow)
 
 
 @_entry
-def vcycle(table, arena, dense, jobs, omegas, blocks, links):
+def vcycle(part, parts, gate, table, arena, dense, jobs, omegas, links, wide, narrow):
     """One symmetric V-cycle from b and the first smoothing step in x of level 0; the correction is left in y.
 
     `jobs` and `omegas` list the passes: entry 0 is the first smoothing step, made by whoever fills b and x, then come
-    the passes on the way down up to RESTRICT, then those on the way up. `blocks`: pieces for several threads, or None
-    for one. `links`: the lists of a hierarchy whose aggregates follow the ties, None where they are blocks.
+    the passes on the way down up to RESTRICT, then those on the way up. `links`: the lists of a hierarchy whose
+    aggregates follow the ties, None where they are blocks. Each member has a row of `wide`, in double precision, as long
+    as the coarsest level is large, and of `narrow`, in that of the arena, as long as a row.
     """
     last, down = table.shape[0] - 1, 1
     while jobs[down] != RESTRICT:
@@ -480,25 +522,22 @@ def vcycle(table, arena, dense, jobs, omegas, blocks, links):
     up = jobs.size - 1 - down
     for turn in range(last * (down + up) + 1):
         if turn == last * down:
-            solve_dense(dense, arena, table[last, B], table[last, Y])
-            continue
-        level, k = turn // down, turn % down + 1
-        if turn > last * down:
-            done = turn - last * down - 1
-            level, k = last - 1 - done // up, down + 1 + done % up
-        coarse = jobs[k] == RESTRICT or (jobs[k] == PROLONG and links is not None)
-        line = table[level + 1 if coarse else level]
-        rows = line[SHAPE] * line[SHAPE + 1]
-        cells = table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2]
-        if links is not None:
-            if blocks is None or cells < PARALLEL_CELLS:
-                graph_rows(jobs[k], START, rows, table, arena, links, level, omegas[k])
-            else:
-                graph_threads(jobs[k], blocks, rows, table, arena, links, level, omegas[k])
-        elif blocks is None or cells < PARALLEL_CELLS:
-            level_rows(jobs[k], START, rows, table, arena, level, omegas[k])
+            if part == 0:
+                solve_dense(dense, arena, table[last, B], table[last, Y], wide[part])
         else:
-            level_threads(jobs[k], blocks, rows, table, arena, level, omegas[k])
+            level, k = turn // down, turn % down + 1
+            if turn > last * down:
+                done = turn - last * down - 1
+                level, k = last - 1 - done // up, down + 1 + done % up
+            coarse = jobs[k] == RESTRICT or (jobs[k] == PROLONG and links is not None)
+            line = table[level + 1 if coarse else level]
+            cells = table[level, SHAPE] * table[level, SHAPE + 1] * table[level, SHAPE + 2]
+            lo, hi = share(line[SHAPE] * line[SHAPE + 1], cells, part, parts)
+            if links is not None:
+                graph_rows(jobs[k], lo, hi, table, arena, links, level, omegas[k], narrow[part])
+            else:
+                level_rows(jobs[k], lo, hi, table, arena, level, omegas[k], narrow[part])
+        meet(gate, parts)
 
 
 # --- planes: a hierarchy of every other cell ----------------------------------------------------------------------------
@@ -523,8 +562,11 @@ PLANE_COLUMNS = 19
 
 # Entries of `numbers`, in the precision of the arena.
 FIRST, SECOND, ALPHA, BETA, NOTHING = 0, 1, 2, 3, 4
-# Columns of `sums`: per row b b, y b, y Q and -p Q.
-BB, YB, YQ, PQ = np.arange(4)
+# Columns of `sums`: per row b b, y b, y Q and -p Q, and the squares of the true rest and of its rounding errors. A pass
+# writes no column that another member may still be adding up.
+BB, YB, YQ, PQ, REST2, ROUNDING2 = np.arange(6)
+# Rows of numbers that the three sweeps keep, 12 on the way down, 7 up, 5 at the turn: where they begin, and all of them.
+UP_BUFFER, TURN_BUFFER, BUFFERS = 12, 19, 24
 
 DROP = 1e-4  # of the residual between two looks at the true one
 
@@ -672,7 +714,7 @@ def prolong_row(i, level, table, arena, rows, out):
 
 
 @_compiled
-def down_rows(lo, hi, level, table, arena, numbers, source, target, sums):
+def down_rows(lo, hi, level, table, arena, numbers, source, target, sums, rows, lanes):
     """Smooth twice from zero and restrict: coarse rows lo .. hi - 1 and the fine rows that they own.
 
     b begins at `source`. Where `target` differs, b is what lies there plus ALPHA Q: it is kept at `target`, and its
@@ -681,7 +723,6 @@ def down_rows(lo, hi, level, table, arena, numbers, source, target, sums):
     n1, n2, wraps = table[level, SHAPE + 1], table[level, SHAPE + 2], table[level, WRAP] > 0
     n, size = np.uint64(n2), n2 + 2
     last = n1 if hi == table[level + 1, SHAPE + 1] else 2 * hi
-    rows, lanes = np.zeros(12 * size, dtype=arena.dtype), np.empty(32, dtype=arena.dtype)
     first, second, alpha, nothing = numbers[FIRST], numbers[SECOND], numbers[ALPHA], numbers[NOTHING]
     for t in range(2 * lo - 2, 2 * hi + 3):
         if wraps or 0 <= t < n1:  # b, and the first step from it
@@ -750,14 +791,13 @@ def down_rows(lo, hi, level, table, arena, numbers, source, target, sums):
 
 
 @_compiled
-def up_rows(lo, hi, level, table, arena, numbers, source, sums):
+def up_rows(lo, hi, level, table, arena, numbers, source, sums, rows, lanes):
     """Add the next level's correction to X and smooth twice: rows lo .. hi - 1 into Y; b begins at `source`.
 
     On level 0, columns YB and YQ of `sums` receive y b and y Q.
     """
     n1, n2, wraps = table[level, SHAPE + 1], table[level, SHAPE + 2], table[level, WRAP] > 0
     n, size = np.uint64(n2), n2 + 2
-    rows, lanes = np.zeros(7 * size, dtype=arena.dtype), np.empty(32, dtype=arena.dtype)
     first, second = numbers[FIRST], numbers[SECOND]
     for t in range(lo - 2, hi + 2):
         if wraps or 0 <= t < n1:
@@ -801,14 +841,13 @@ def up_rows(lo, hi, level, table, arena, numbers, source, sums):
 
 
 @_compiled
-def turn_rows(lo, hi, table, arena, numbers, source, target, sums, x, stretch):
+def turn_rows(lo, hi, table, arena, numbers, source, target, sums, x, stretch, rows, lanes):
     """Next direction and its image, rows lo .. hi - 1: ``x += stretch ALPHA p; p = z + BETA p; Q = -K p``.
 
     p is read at `source` and written at `target`; z is Y of level 0. Column PQ of `sums` receives -p Q.
     """
     n1, n2, wraps = table[0, SHAPE + 1], table[0, SHAPE + 2], table[0, WRAP] > 0
     n, size = np.uint64(n2), n2 + 2
-    rows, lanes = np.zeros(5 * size, dtype=arena.dtype), np.empty(32, dtype=arena.dtype)
     step, beta = stretch * np.float64(numbers[ALPHA]), numbers[BETA]
     nothing = numbers[NOTHING]
     zeros = np.uint64(4 * size + 1)
@@ -851,10 +890,11 @@ def turn_rows(lo, hi, table, arena, numbers, source, target, sums, x, stretch):
 
 
 @_compiled
-def true_rest_rows(lo, hi, g1, g2, w, b, x, scale, arena, target, sums):
+def true_rest_rows(lo, hi, g1, g2, w, b, x, scale, arena, target, sums, rows, lanes):
     """``scale (b - K x)`` into the arena from `target` on, computed in double precision, rows lo .. hi - 1.
 
-    `sums` receives the squares of b - K x, and of ``|K| |x| + |b|``, the scale of the rounding errors in it.
+    `sums` receives the squares of b - K x, and of ``|K| |x| + |b|``, the scale of the rounding errors in it. `rows`: 3 (n2 + 2)
+    numbers of scratch.
     """
     n1, n2 = x.shape[1], x.shape[2]
     n = np.uint64(n2)
@@ -865,59 +905,34 @@ def true_rest_rows(lo, hi, g1, g2, w, b, x, scale, arena, target, sums):
         g1.reshape(g1.size),
         g2.reshape(g2.size),
     )
-    rows, lanes = np.empty(2 * n2 + 4), np.empty(32)
-    rest, magnitude = np.uint64(0), n
-    row = np.empty(n2 + 2)
-    own = ONE
+    rest, magnitude, own = np.uint64(0), n, TWO * n + ONE
     for i in range(lo, hi):
         at = np.uint64(i * n2)
         up, down = np.uint64((i - 1 if i > 0 else n1 - 1) * n2), np.uint64((i + 1 if i < n1 - 1 else 0) * n2)
         left = np.uint64(i * (n2 + 1))
         for k in range(n):
-            row[own + k] = u[at + k]
-        seam(row, own, n)
+            rows[own + k] = u[at + k]
+        seam(rows, own, n)
         for k in range(n):
-            c = row[own + k]
+            c = rows[own + k]
             flow = south[at + k] * (u[up + k] - c) + south[at + n + k] * (u[down + k] - c)
-            flow += east[left + k] * (row[own + k - ONE] - c) + east[left + k + ONE] * (row[own + k + ONE] - c)
+            flow += east[left + k] * (rows[own + k - ONE] - c) + east[left + k + ONE] * (rows[own + k + ONE] - c)
             rows[rest + k] = rhs[at + k] - loss[at + k] * c + flow
         for k in range(n):
-            c = abs(row[own + k])
+            c = abs(rows[own + k])
             size = south[at + k] * (abs(u[up + k]) + c) + south[at + n + k] * (abs(u[down + k]) + c)
-            size += east[left + k] * (abs(row[own + k - ONE]) + c) + east[left + k + ONE] * (
-                abs(row[own + k + ONE]) + c
+            size += east[left + k] * (abs(rows[own + k - ONE]) + c) + east[left + k + ONE] * (
+                abs(rows[own + k + ONE]) + c
             )
             rows[magnitude + k] = abs(rhs[at + k]) + loss[at + k] * c + size
-        sums[i, 0] = lane_dot(rows, rest, rows, rest, n, lanes)
-        sums[i, 1] = lane_dot(rows, magnitude, rows, magnitude, n, lanes)
+        sums[i, REST2] = lane_dot(rows, rest, rows, rest, n, lanes)
+        sums[i, ROUNDING2] = lane_dot(rows, magnitude, rows, magnitude, n, lanes)
         kept = np.uint64(target) + at
         for k in range(n):
             arena[kept + k] = scale * rows[rest + k]
 
 
 LOOK, GO_DOWN, GO_UP, TURN = np.arange(4)
-
-
-@_threaded
-def sweep_threads(kind, blocks, rows, level, table, arena, numbers, source, target, sums, x, stretch):
-    """One of the sweeps over all rows (coarse rows on the way down), in `blocks` pieces."""
-    for piece in prange(blocks):
-        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
-        if kind == GO_DOWN:
-            down_rows(lo, hi, level, table, arena, numbers, source, target, sums)
-        elif kind == GO_UP:
-            up_rows(lo, hi, level, table, arena, numbers, source, sums)
-        else:
-            turn_rows(lo, hi, table, arena, numbers, source, target, sums, x, stretch)
-
-
-@_threaded
-def true_rest_threads(blocks, g1, g2, w, b, x, scale, arena, target, sums):
-    """`true_rest_rows` over all rows, in `blocks` pieces."""
-    rows = x.shape[1]
-    for piece in prange(blocks):
-        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
-        true_rest_rows(lo, hi, g1, g2, w, b, x, scale, arena, target, sums)
 
 
 @_compiled
@@ -930,35 +945,46 @@ def column_sum(sums, column):
 
 
 @_entry
-def plane_pcg(g1, g2, w, b, x, tol, max_iterations, scale, table, arena, dense, numbers, blocks, solving):
+def plane_pcg(
+    part, parts, gate, g1, g2, w, b, x, tol, max_iterations, scale, table, arena, dense, numbers, wide, narrow, sums,
+    solving
+):  # fmt: skip
     """`pcg` for a plane whose hierarchy holds ``scale * K``; returns the same.
 
     Residual and direction are kept in the precision of the arena, in units of the residual found last, and the sum of
     all steps in double precision: every factor `DROP` the residual is found anew from it, which removes what rounding
-    has added, while the directions go on. Where `solving` is None, one V-cycle only, for b in R into Y of level 0.
+    has added, while the directions go on. Where not `solving`, one V-cycle only, for b in R into Y of level 0.
+
+    Each member has a row of `numbers`, of `wide`, in double precision, and of `narrow`, in that of the arena and 0 at first:
+    3 and `BUFFERS` numbers for each place of a row and its two ends, and 32 more. `sums`: (rows, 6).
     """
-    cells, last = x.size, table.shape[0] - 1
-    sums = np.zeros((table[0, SHAPE + 1], 4))
+    cells, last, n2 = x.size, table.shape[0] - 1, table[0, SHAPE + 2]
     solution, rhs = x.reshape(cells), b.reshape(cells)
-    size = np.sqrt(lane_dot(rhs, np.uint64(0), rhs, np.uint64(0), np.uint64(cells), np.empty(32)))
+    own, wide_rows, wide_lanes = numbers[part], wide[part], wide[part, 3 * (n2 + 2) :]
+    down_buffer, up_buffer = narrow[part], narrow[part, UP_BUFFER * (n2 + 2) :]
+    turn_buffer, lanes = narrow[part, TURN_BUFFER * (n2 + 2) :], narrow[part, BUFFERS * (n2 + 2) :]
+    size = np.sqrt(lane_dot(rhs, np.uint64(0), rhs, np.uint64(0), np.uint64(cells), wide_lanes))
     iterations, residual, rounding, before, target, unit, now = 0, 0.0, 0.0, np.inf, 0.0, size, 1.0
     r, p, rz, pq, level = table[0, R], table[0, P], 0.0, 0.0, START
-    source, kind = r, LOOK if solving is not None else GO_DOWN
-    for k in range(np.uint64(cells)):  # an earlier solve may have ended in numbers that are not finite
+    source, kind = r, LOOK if solving else GO_DOWN
+    first, end = share(table[0, SHAPE + 1], cells, part, parts)
+    for k in range(
+        np.uint64(first * n2), np.uint64(end * n2)
+    ):  # an earlier solve may have ended in numbers that are not finite
         arena[np.uint64(p) + k] = 0.0
     while True:  # one sweep over the cells of a level a turn
-        if kind == LOOK and solving is not None:
-            for k in range(np.uint64(cells)):  # the step that was decided on last
-                solution[k] += scale * unit * np.float64(numbers[ALPHA]) * np.float64(arena[np.uint64(p) + k])
-            numbers[ALPHA] = 0.0
+        if kind == LOOK:
+            step = scale * unit * np.float64(own[ALPHA])  # that was decided on last
+            for k in range(np.uint64(first * n2), np.uint64(end * n2)):
+                solution[k] += step * np.float64(arena[np.uint64(p) + k])
+            own[ALPHA] = 0.0
             unit *= now
             now, r = 1.0, table[0, R]
             source = r
-            if blocks is None:
-                true_rest_rows(START, x.shape[1], g1, g2, w, b, x, 1.0 / unit, arena, r, sums)
-            else:
-                true_rest_threads(blocks, g1, g2, w, b, x, 1.0 / unit, arena, r, sums)
-            residual, rounding = np.sqrt(column_sum(sums, BB)), 2.3e-16 * np.sqrt(column_sum(sums, YB))
+            meet(gate, parts)
+            true_rest_rows(first, end, g1, g2, w, b, x, 1.0 / unit, arena, r, sums, wide_rows, wide_lanes)
+            meet(gate, parts)
+            residual, rounding = np.sqrt(column_sum(sums, REST2)), 2.3e-16 * np.sqrt(column_sum(sums, ROUNDING2))
             if residual <= max(tol * size, 2.0 * rounding) or iterations >= max_iterations:
                 break
             if not residual < 0.5 * before:  # no progress, or not a number
@@ -969,15 +995,16 @@ def plane_pcg(g1, g2, w, b, x, tol, max_iterations, scale, table, arena, dense, 
         here, there = (source, r) if level == 0 else (table[level, B], table[level, B])
         if kind == TURN:
             here, there = p, 2 * table[0, P] + cells - p
-        rows = table[level + 1 if kind == GO_DOWN else level, SHAPE + 1]
-        if blocks is not None and table[level, SHAPE + 1] * table[level, SHAPE + 2] >= PARALLEL_CELLS:
-            sweep_threads(kind, blocks, rows, level, table, arena, numbers, here, there, sums, solution, scale * unit)
-        elif kind == GO_DOWN:
-            down_rows(START, rows, level, table, arena, numbers, here, there, sums)
-        elif kind == GO_UP:
-            up_rows(START, rows, level, table, arena, numbers, here, sums)
-        else:
-            turn_rows(START, rows, table, arena, numbers, here, there, sums, solution, scale * unit)
+        coarse = table[level + 1 if kind == GO_DOWN else level, SHAPE + 1]
+        lo, hi = share(coarse, table[level, SHAPE + 1] * table[level, SHAPE + 2], part, parts)
+        if lo < hi:
+            if kind == GO_DOWN:
+                down_rows(lo, hi, level, table, arena, own, here, there, sums, down_buffer, lanes)
+            elif kind == GO_UP:
+                up_rows(lo, hi, level, table, arena, own, here, sums, up_buffer, lanes)
+            else:
+                turn_rows(lo, hi, table, arena, own, here, there, sums, solution, scale * unit, turn_buffer, lanes)
+        meet(gate, parts)
         if kind == GO_DOWN:
             if level == 0 and source != r:
                 iterations += 1
@@ -988,20 +1015,22 @@ def plane_pcg(g1, g2, w, b, x, tol, max_iterations, scale, table, arena, dense, 
                     continue
             level += 1
             if level == last:
-                solve_dense(dense, arena, table[last, B], table[last, Y])
+                if part == 0:
+                    solve_dense(dense, arena, table[last, B], table[last, Y], wide_rows)
+                meet(gate, parts)
                 level -= 1
                 kind, source = GO_UP, r
         elif kind == GO_UP:
             level -= 1
             if level < 0:
-                if solving is None:
+                if not solving:
                     break
                 level, rz = START, column_sum(sums, YB)
-                numbers[BETA] = max(column_sum(sums, YQ) / pq, 0.0) if pq > 0.0 else 0.0
+                own[BETA] = max(column_sum(sums, YQ) / pq, 0.0) if pq > 0.0 else 0.0
                 kind = TURN if rz > 0.0 else LOOK
         else:
             p, pq = there, column_sum(sums, PQ)
-            numbers[ALPHA] = rz / pq if pq > 0.0 else 0.0
+            own[ALPHA] = rz / pq if pq > 0.0 else 0.0
             source, r = r, 2 * table[0, R] + cells - r
             kind = GO_DOWN if pq > 0.0 else LOOK
     return iterations, residual, size, rounding
@@ -1123,7 +1152,7 @@ def set_up(table, arena, g0, g1, g2, w, scale, dense):
         if level < table.shape[0] - 1:
             coarsen(table, arena, level)
     assemble(table, arena, dense)
-    factorise(dense)
+    factorise(dense, np.empty(dense.shape[0]))
 
 
 @_entry
@@ -1196,7 +1225,7 @@ def assemble(table, arena, dense):
 
 
 @_compiled
-def factorise(dense):
+def factorise(dense, whole):
     """``L D L^T`` of the matrix whose lower triangle is given: the rows of ``D L^T`` above the diagonal, 1 / D on it.
 
     The matrix (n, n) lies in the first n columns; the last one receives where each row of the factor ends. A component
@@ -1204,7 +1233,6 @@ def factorise(dense):
     (any correction will do there, the right-hand side being balanced).
     """
     n = dense.shape[0]
-    whole = np.empty(n)
     for i in range(n):
         whole[i] = dense[i, i]
         for j in range(i):
@@ -1246,10 +1274,9 @@ def eliminate(dense):
 
 
 @_compiled
-def solve_dense(dense, arena, rhs, out):
+def solve_dense(dense, arena, rhs, out, y):
     """y = K^-1 b on the coarsest level from its factors."""
     n = dense.shape[0]
-    y = np.empty(n)
     for i in range(n):
         y[i] = np.float64(arena[rhs + i])
     for k in range(n):
@@ -1306,6 +1333,23 @@ def wrap_halo(table, level, field, wrap1, wrap2, work):
         for k in range(THREE * width):
             work[first - THREE * width + k] = work[first - THREE * width + np.uint64(n1) * width + k]
             work[first + np.uint64(n1) * width + k] = work[first + k]
+
+
+@_compiled
+def clear_edges(lo, hi, level, table, work):
+    """0 into the halos of a level's fields, beside rows lo .. hi - 1 and beyond the first and the last one."""
+    n1, n2 = table[level, SHAPE + 1], table[level, SHAPE + 2]
+    n, width = np.uint64(n2), np.uint64(n2 + 2 * HALO)
+    for field in range(6 if level > 0 else 4):
+        for i in range(lo if lo > 0 else lo - HALO, hi if hi < n1 else n1 + HALO):
+            row = field_at(table, level, field, i) - THREE
+            if 0 <= i < n1:
+                for k in range(THREE):
+                    work[row + k] = 0.0
+                    work[row + THREE + n + k] = 0.0
+            else:
+                for k in range(width):
+                    work[row + k] = 0.0
 
 
 @_compiled
@@ -1437,6 +1481,8 @@ def corner_rows(lo, hi, level, table, arena, work):
         up, down = weights_at(table, level, UP, ci), weights_at(table, level, DOWN, ci)
         nw, ne = weights_at(table, level, NW, ci), weights_at(table, level, NE, ci)
         sw, se = weights_at(table, level, SW, ci), weights_at(table, level, SE, ci)
+        for ck in range(ONE if ci > 0 else m):  # nothing lies there
+            work[nw + ck], work[ne + ck], work[sw + ck], work[se + ck] = 0.0, 0.0, 0.0, 0.0
         if ci > 0:
             i = 2 * ci - 2  # cells (i, k), k from -2 on
             e, s = field_at(table, level, EASTWARD, i) - TWO, field_at(table, level, SOUTHWARD, i) - TWO
@@ -1555,53 +1601,48 @@ def galerkin_rows(lo, hi, level, table, work):
 FINISH, MIDDLES, CORNERS, GALERKIN = np.arange(4)
 
 
-@_threaded
-def set_up_threads(job, blocks, rows, level, table, arena, work):
-    """One of the passes over all rows, in `blocks` pieces."""
-    for piece in prange(blocks):
-        lo, hi = np.int64(piece) * rows // blocks, (np.int64(piece) + 1) * rows // blocks
-        if job == FINISH:
-            finish_rows(lo, hi, level, table, arena, work)
-        elif job == MIDDLES:
-            middle_rows(lo, hi, level, table, work)
-        elif job == CORNERS:
-            corner_rows(lo, hi, level, table, arena, work)
-        else:
-            galerkin_rows(lo, hi, level, table, work)
-
-
 @_entry
-def box_set_up(table, arena, work, g1, g2, w, wrap1, wrap2, scale, dense, blocks):
+def box_set_up(part, parts, gate, table, arena, work, g1, g2, w, wrap1, wrap2, scale, dense, whole):
     """Fill the hierarchy of ``scale * K`` of a plane and factorise its coarsest level; g1, g2 and w are flat.
 
-    `work` is scratch of the size that the layout says, its halos 0.
+    `work` is scratch of the size that the layout says, `whole` of the cells of the coarsest level.
     """
-    load_rows(START, table[0, SHAPE + 1], table, g1, g2, w, scale, work)
     last = table.shape[0] - 1
     for level in range(last + 1):
         n1, n2 = table[level, SHAPE + 1], table[level, SHAPE + 2]
-        for field in range(6 if level > 0 else 4):
-            if field != LOSS and field != WHOLE:
-                wrap_halo(table, level, field, wrap1, wrap2, work)
+        lo, hi = share(n1, n1 * n2, part, parts)
+        if lo < hi:
+            clear_edges(lo, hi, level, table, work)
+            if level == 0:
+                load_rows(lo, hi, table, g1, g2, w, scale, work)
+        meet(gate, parts)
+        if part == 0:
+            for field in range(6 if level > 0 else 4):
+                if field != LOSS and field != WHOLE:
+                    wrap_halo(table, level, field, wrap1, wrap2, work)
+        meet(gate, parts)
         for job in range(4 if level < last else 1):
             rows = n1
             if job > FINISH:
                 rows = table[level + 1, SHAPE + 1] + (2 if job < GALERKIN else 0)
-            if blocks is not None and n1 * n2 >= PARALLEL_CELLS:
-                set_up_threads(job, blocks, rows, level, table, arena, work)
-            elif job == FINISH:
-                finish_rows(START, rows, level, table, arena, work)
-            elif job == MIDDLES:
-                middle_rows(START, rows, level, table, work)
-            elif job == CORNERS:
-                corner_rows(START, rows, level, table, arena, work)
-            else:
-                galerkin_rows(START, rows, level, table, work)
+            lo, hi = share(rows, n1 * n2, part, parts)
             if job == FINISH:
-                wrap_halo(table, level, LOSS, wrap1, wrap2, work)
-                wrap_halo(table, level, WHOLE, wrap1, wrap2, work)
-    box_assemble(table, last, work, dense)
-    factorise(dense)
+                finish_rows(lo, hi, level, table, arena, work)
+            elif job == MIDDLES:
+                middle_rows(lo, hi, level, table, work)
+            elif job == CORNERS:
+                corner_rows(lo, hi, level, table, arena, work)
+            else:
+                galerkin_rows(lo, hi, level, table, work)
+            meet(gate, parts)
+            if job == FINISH:
+                if part == 0:
+                    wrap_halo(table, level, LOSS, wrap1, wrap2, work)
+                    wrap_halo(table, level, WHOLE, wrap1, wrap2, work)
+                meet(gate, parts)
+    if part == 0:
+        box_assemble(table, last, work, dense)
+        factorise(dense, whole)
 
 
 @_compiled
