@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 import numba
 import numpy as np
 
-from . import graphs, team
+from . import compiling, graphs, team
 from .kernels import multigrid as kernels
 
 COARSEST = 96  # cells solved directly
@@ -185,11 +185,11 @@ class Multigrid:
         jobs, omegas = GRAPHS if self._split else BLOCKS
         return jobs, omegas.astype(self._precision)
 
-    def _scratch(self, members: int) -> tuple[np.ndarray, np.ndarray]:
+    def _scratch(self, members: int, coarsest: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers for each thread to write on, in double precision and in that of the arena; 64 keep two threads apart."""
         places = self.shape[2] + 2
         narrow = kernels.BUFFERS * places if self._plane else places
-        wide = max(3 * places, len(self._hierarchy[2]))
+        wide = max(3 * places, coarsest)
         return np.zeros((members, wide + 64)), np.zeros((members, narrow + 64), dtype=self._precision)
 
     @cached_property
@@ -210,6 +210,15 @@ class Multigrid:
     @cached_property
     def _hierarchy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray | None]:
         """(table, arena, dense factors, scale, links) of the preconditioner; lists only where aggregates follow ties."""
+
+        def arguments() -> list:
+            _, _, *rest = self._call(self._blank, self.diagonal, self.diagonal, 0.0, 0)
+            return [0, 1, team.new_gate(), *rest]
+
+        with compiling.beside(kernels.plane_pcg if self._plane else kernels.pcg, arguments):
+            return self._set_up()
+
+    def _set_up(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray | None]:
         largest = max(*(facts[1] for facts in self._facts), float(self.diagonal.max(initial=0.0)))
         scale = 1.0 / largest if largest > 0 else 1.0
         conductances, diagonal, precision, links = self.conductances, self.diagonal, self._precision, None
@@ -288,32 +297,41 @@ class Multigrid:
             return replace(part, x=part.x * unit)
         if self.direct:
             return self._eliminate(rhs)
-        iterations, residual, size, rounding = self._conjugate_gradients(rhs, x, tol, max_iterations)
+        found = team.together(*self._call(self._hierarchy, rhs, x, tol, max_iterations))
+        iterations, residual, size, rounding = found
         if self._inert.any():
             x[self._inert] = 0.0
         converged = bool(residual <= max(tol * size, 2.0 * rounding))
         return Solve(x, int(iterations), float(residual / size), converged, float(rounding / size))
 
-    def _conjugate_gradients(self, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int) -> tuple:
-        """Iterate on x; (iterations, ||rhs - K x||, ||rhs||, size of the rounding errors)."""
-        if self._plane:
-            return self._sweep(rhs, x, tol, max_iterations)
-        table, arena, dense, _, links = self._hierarchy
-        members = self._members(SOLVE)
-        system = (*self.conductances, self.diagonal, rhs, x, tol, max_iterations)
-        vectors, sums = np.empty((3, *self.shape)), np.zeros((2, self.shape[0] * self.shape[1], 2))
-        vectors[1] = 0.0
-        cycle = (table, arena, dense, *self._schedule, links, *self._scratch(members))
-        return team.together(kernels.pcg, members, *system, *cycle, vectors, sums)
+    def _call(
+        self, hierarchy: tuple, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int, solving: bool = True
+    ) -> tuple:
+        """(kernel, members of its team, *its arguments*) of conjugate gradients on x; of a mere V-cycle if not `solving`.
 
-    def _sweep(self, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int, solving: bool = True) -> tuple:
-        """The same on a plane; where not `solving`, a V-cycle alone, in the arena."""
-        table, arena, dense, scale, _ = self._hierarchy
+        The kernels return (iterations, ||rhs - K x||, ||rhs||, size of the rounding errors) and nothing.
+        """
+        table, arena, dense, scale, links = hierarchy
         members = self._members(SOLVE)
-        numbers = np.array([PLANE] * members, dtype=self._precision)
-        system = (*self.conductances[1:], self.diagonal, rhs, x, tol, max_iterations, scale)
-        memory = (numbers, *self._scratch(members), np.zeros((self.shape[1], 6)))
-        return team.together(kernels.plane_pcg, members, *system, table, arena, dense, *memory, solving)
+        system = (self.diagonal, rhs, x, tol, max_iterations)
+        wide, narrow = self._scratch(members, len(dense))
+        if self._plane:
+            numbers: np.ndarray = np.array([PLANE] * members, dtype=self._precision)
+            memory = (numbers, wide, narrow, np.zeros((self.shape[1], 6)))
+            system = (*self.conductances[1:], *system, scale)
+            return kernels.plane_pcg, members, *system, table, arena, dense, *memory, solving
+        cycle = (table, arena, dense, *self._schedule, links, wide, narrow)
+        if not solving:
+            return kernels.vcycle, members, *cycle
+        vectors, sums = np.zeros((3, *self.shape)), np.zeros((2, self.shape[0] * self.shape[1], 2))
+        return kernels.pcg, members, *self.conductances, *system, *cycle, vectors, sums
+
+    @property
+    def _blank(self) -> tuple:
+        """A hierarchy that holds nothing, of the types of the one to come."""
+        table = self._plane[0] if self._plane else np.zeros((1, kernels.COLUMNS), dtype=np.int64)
+        links = np.zeros(1, dtype=np.int32) if self._split else None
+        return table, np.zeros(1, dtype=self._precision), np.zeros((1, 2)), 1.0, links
 
     def _eliminate(self, rhs: np.ndarray) -> Solve:
         """The solution on a line of cells."""
@@ -339,22 +357,17 @@ class Multigrid:
                 out.reshape(-1),
             )
             return out
-        table, arena, dense, scale, links = self._hierarchy
+        table, arena, _, scale, _ = self._hierarchy
         size = float(np.abs(rhs).max(initial=0.0))
         factor = 1.0 / size if size > 0 else 1.0
         n = self.diagonal.size
         columns = [kernels.R if self._plane else kernels.B, kernels.X, kernels.DINV, kernels.Y]
         b, x, dinv, y = (arena[start : start + n] for start in table[0, columns])
         np.multiply(rhs.reshape(-1), factor, out=b, casting="same_kind")
-        if self._plane:
-            self._sweep(self.diagonal, self.diagonal, 0.0, 0, solving=False)
-        else:
-            jobs, omegas = self._schedule
+        if not self._plane:
             np.multiply(dinv, b, out=x)
-            x *= omegas[0]
-            members = self._members(SOLVE)
-            memory = self._scratch(members)
-            team.together(kernels.vcycle, members, table, arena, dense, jobs, omegas, links, *memory)
+            x *= self._schedule[1][0]
+        team.together(*self._call(self._hierarchy, self.diagonal, self.diagonal, 0.0, 0, solving=False))
         np.multiply(y, scale / factor, out=out.reshape(-1), dtype=np.float64)
         out.reshape(self.shape)[self._inert] = 0.0
         return out

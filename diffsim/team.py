@@ -26,7 +26,7 @@ def together(kernel: Callable, members: int, *arguments) -> Any:
 
     One thread does it alone where the others are with another team; what the kernel computes must not depend on that.
     """
-    gate = np.zeros(GATE, dtype=np.int64)
+    gate = new_gate()
     if members == 1 or numba.config.DISABLE_JIT or not _one_team.acquire(blocking=False):
         return kernel(0, 1, gate, *arguments)
     try:
@@ -40,6 +40,11 @@ def together(kernel: Callable, members: int, *arguments) -> Any:
         raise
     finally:
         _one_team.release()
+
+
+def new_gate() -> np.ndarray:
+    """What a team of kernels meets at."""
+    return np.zeros(GATE, dtype=np.int64)
 
 
 class _Member:

@@ -1,0 +1,83 @@
+"""Kernels that a process beside this one compiles, while this one compiles others."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+from diffsim import compiling
+from diffsim.kernels import multigrid as kernels
+from diffsim.multigrid import Multigrid
+
+ROOT = Path(__file__).parent.parent
+FIRST = """
+import sys, numpy as np
+import diffsim as ds
+if len(sys.argv) > 1:
+    sys.executable = sys.argv[1]
+D = np.where(np.random.default_rng(0).random((24, 20)) < 0.5, 12.0, 3.0)
+sides = {side: ds.Dirichlet(0.0) for side in ("x-", "x+", "y-", "y+")}
+found = ds.equilibrium(ds.Problem(ds.Grid((24, 20), (1.0, 1.0)), D, source=1.0, boundary=sides))
+from diffsim.kernels import multigrid as kernels
+for kernel in (kernels.box_set_up, kernels.plane_pcg):
+    print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
+print(found.u.tobytes().hex())
+"""
+
+
+def first_solve(folder, threads, *executable):
+    """((hits, misses) of the cache in the set-up and in the solver, the solution) of a process with an empty cache."""
+    own = {"NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT), "NUMBA_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST, *executable], env={**os.environ, **own}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    set_up, solver, solution = done.stdout.splitlines()
+    return tuple(map(int, set_up.split())), tuple(map(int, solver.split())), solution
+
+
+@pytest.mark.slow
+def test_the_first_solve_finds_the_solver_compiled_beside_its_set_up(tmp_path):
+    set_up, solver, solution = first_solve(tmp_path / "empty", 2)
+    assert (set_up, solver) == ((0, 1), (1, 0))
+    set_up, solver, again = first_solve(tmp_path / "empty", 2)  # now full
+    assert (set_up, solver) == ((1, 0), (1, 0))
+    # where nothing can be started, or one thread is all that is allowed, this process does all of it
+    set_up, solver, without = first_solve(tmp_path / "nobody", 2, "/nowhere/python")
+    assert (set_up, solver) == ((0, 1), (0, 1))
+    set_up, solver, alone = first_solve(tmp_path / "alone", 1)
+    assert (set_up, solver) == ((0, 1), (0, 1))
+    assert solution == again == without == alone
+
+
+def solvers():
+    """A solver of every kind: planes in both precisions, plain blocks, and aggregates that follow the ties."""
+    rng = np.random.default_rng(3)
+    for shape, contrast in (((1, 30, 31), 4.0), ((1, 30, 31), 1e6), ((9, 10, 11), 2.0), ((12, 13, 14), 1e6)):
+        faces = [tuple(n + (k == axis) for k, n in enumerate(shape)) for axis in range(3)]
+        conductances = [np.where(rng.random(face) < 0.5, 1.0, contrast) for face in faces]
+        for axis, g in enumerate(conductances):
+            np.moveaxis(g, axis, 0)[[0, -1]] = 0.0
+        yield Multigrid(conductances, np.full(shape, 0.1))
+
+
+def test_what_is_compiled_beside_is_what_the_solver_calls():
+    kinds = set()
+    for solver in solvers():
+        b = np.ones(solver.shape)
+        calls = [solver._call(hierarchy, b, b, 1e-8, 100) for hierarchy in (solver._blank, solver._hierarchy)]
+        types = [(call[0], *map(numba.typeof, call[2:])) for call in calls]
+        assert types[0] == types[1]
+        kinds.add(types[0])
+    assert len(kinds) == 4
+
+
+def test_nothing_is_started_for_what_is_compiled(monkeypatch):
+    next(solvers()).solve(np.ones((1, 30, 31)))
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with compiling.beside(kernels.plane_pcg, list):
+        pass
