@@ -5,14 +5,16 @@ nothing to compile, or something goes wrong beside, nothing changes but the time
 """
 
 import importlib
-import pickle
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numba
+import numpy as np
 from numba.core.dispatcher import Dispatcher
 
 _PROGRAM = (
@@ -26,7 +28,7 @@ def beside(kernel: Callable, arguments: Callable[[], Sequence]) -> Iterator[None
     if not _worth_it(kernel):
         yield
         return
-    order = pickle.dumps((kernel.__module__, kernel.__name__, tuple(map(numba.typeof, arguments()))))
+    order = json.dumps([kernel.__module__, kernel.__name__, *map(_kind, arguments())])
     process = None
     with suppress(OSError):  # it could not start, or ended at once
         process = subprocess.Popen(
@@ -36,7 +38,7 @@ def beside(kernel: Callable, arguments: Callable[[], Sequence]) -> Iterator[None
             stderr=subprocess.DEVNULL,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-        process.stdin.write(order)  # type: ignore[union-attr]
+        process.stdin.write(order.encode())  # type: ignore[union-attr]
         process.stdin.close()  # type: ignore[union-attr]
     try:
         yield
@@ -59,7 +61,25 @@ def _worth_it(kernel: Callable) -> bool:
     return kernel.stats.cache_path is not None and not any(kept)
 
 
+def _kind(argument: Any) -> Any:
+    """What numba looks at: of an array its numbers, axes and whether it can be written; of anything else the type."""
+    if isinstance(argument, np.ndarray):
+        return [argument.dtype.str, argument.ndim, argument.flags.writeable]
+    return type(argument).__name__
+
+
+def _sample(kind: Any) -> Any:
+    """An argument of that kind."""
+    if isinstance(kind, str):
+        return {"int": 0, "float": 0.0, "bool": False, "NoneType": None}[kind]
+    dtype, axes, writeable = kind
+    array = np.zeros((1,) * axes, dtype=dtype)
+    array.flags.writeable = writeable
+    return array
+
+
 def _serve() -> None:
     """What the process does."""
-    module, name, types = pickle.load(sys.stdin.buffer)
-    getattr(importlib.import_module(module), name).compile(types)
+    module, name, *kinds = json.load(sys.stdin)
+    kernel = getattr(importlib.import_module(module), name)
+    kernel.compile(tuple(numba.typeof(_sample(kind)) for kind in kinds))

@@ -1,7 +1,7 @@
 """Threads that walk through one compiled function together, each doing its part of every pass.
 
 A kernel made for it takes ``(part, parts, gate, *arguments)``, cuts its work by `part`, and lets the members meet at the
-gate (`kernels.multigrid.meet`) before each pass that reads what others have written, and once more where it ends, unless
+gate (`kernels.gate.meet`) before each pass that reads what others have written, and once more where it ends, unless
 they write nothing that the caller reads. Compared with a pool that is woken for every pass, a meeting costs a hundredth,
 one compilation serves any number of threads, and where the machine is busy a member that has to wait gives way.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from .kernels.multigrid import ABANDONED, GATE
+from .kernels.gate import ABANDONED, GATE
 
 _one_team = threading.Lock()
 _others: list["_Member"] = []

@@ -1,5 +1,6 @@
 """Kernels that a process beside this one compiles, while this one compiles others."""
 
+import json
 import os
 import subprocess
 import sys
@@ -33,7 +34,11 @@ def first_solve(folder, threads, *executable):
     """((hits, misses) of the cache in the set-up and in the solver, the solution) of a process with an empty cache."""
     own = {"NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT), "NUMBA_NUM_THREADS": str(threads)}
     done = subprocess.run(
-        [sys.executable, "-c", FIRST, *executable], env={**os.environ, **own}, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", FIRST, *executable],
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     set_up, solver, solution = done.stdout.splitlines()
@@ -72,6 +77,8 @@ def test_what_is_compiled_beside_is_what_the_solver_calls():
         calls = [solver._call(hierarchy, b, b, 1e-8, 100) for hierarchy in (solver._blank, solver._hierarchy)]
         types = [(call[0], *map(numba.typeof, call[2:])) for call in calls]
         assert types[0] == types[1]
+        told = json.loads(json.dumps([compiling._kind(argument) for argument in calls[0][2:]]))
+        assert tuple(numba.typeof(compiling._sample(kind)) for kind in told) == types[0][1:]
         kinds.add(types[0])
     assert len(kinds) == 4
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffsim import team
-from diffsim.kernels.multigrid import meet
+from diffsim.kernels.gate import meet
 
 
 @numba.njit(nogil=True)

@@ -15,9 +15,9 @@ integers: per level its shape, and where its arrays begin. Level arrays are view
 """
 
 import numpy as np
-from numba import njit, types
-from numba.core.config import IS_WIN32
-from numba.extending import intrinsic
+from numba import njit
+
+from .gate import meet
 
 # Entries are called from Python and cached with all they call; the others need no wrappers and compile faster without.
 _entry = njit(cache=True, error_model="numpy", nogil=True)
@@ -43,54 +43,6 @@ def cube(arena, start, n0, n1, n2):
 PARALLEL_CELLS = 4_000  # of a level; below this one member does all of it before the others would have begun
 
 START = np.int64(0)
-# Places in the gate of a team, a line of the cache apart: how many have arrived, how often all of them have, and whether
-# somebody will never come.
-ARRIVED, MEETINGS, ABANDONED, GATE = 0, 16, 32, 48
-SPINS = 2000  # looks at the gate before other threads of the machine get a chance
-
-_give_way = types.ExternalFunction("SwitchToThread" if IS_WIN32 else "sched_yield", types.int32())
-
-
-def _place(context, builder, array_type, array, at):
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [at])
-
-
-@intrinsic
-def _add_to(typing, array, at, amount):
-    """Add to a number that other threads add to as well; what it was before."""
-
-    def add(context, builder, signature, arguments):
-        place = _place(context, builder, signature.args[0], *arguments[:2])
-        return builder.atomic_rmw("add", place, arguments[2], "seq_cst")
-
-    return types.int64(array, types.int64, types.int64), add
-
-
-@intrinsic
-def _look_at(typing, array, at):
-    """A number that other threads change."""
-
-    def look(context, builder, signature, arguments):
-        return builder.load_atomic(_place(context, builder, signature.args[0], *arguments), "seq_cst", 8)
-
-    return types.int64(array, types.int64), look
-
-
-@_compiled
-def meet(gate, parts):
-    """Wait for the other members; what each has written before, all can read afterwards."""
-    if parts == 1:
-        return
-    meetings = _look_at(gate, MEETINGS)
-    if _add_to(gate, ARRIVED, 1) == parts - 1:
-        _add_to(gate, ARRIVED, -parts)
-        _add_to(gate, MEETINGS, 1)
-        return
-    spins = START
-    while _look_at(gate, MEETINGS) == meetings and _look_at(gate, ABANDONED) == 0:
-        spins += 1
-        if spins > SPINS:
-            _give_way()
 
 
 @_compiled
