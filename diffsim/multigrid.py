@@ -14,8 +14,9 @@ from functools import cached_property, lru_cache
 import numba
 import numpy as np
 
-from . import compiling, graphs, team
+from . import compiling, graphs
 from .kernels import multigrid as kernels
+from .kernels import team
 
 COARSEST = 96  # cells solved directly
 LARGEST_DENSE = 400  # the most that are solved directly where an axis cannot be coarsened further

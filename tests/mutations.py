@@ -55,7 +55,7 @@ FAULTS = [
           "sums[k] = 2.0 * sums[k] + loss[k]", "sums[k] = sums[k] + loss[k]", OPERATOR),
     Fault("sign: couplings of |A| along the rows", "diffsim/kernels/collatz.py",
           "along[k] * (c + here[k - 1])", "along[k] * (c - here[k - 1])", OPERATOR),
-    Fault("team: one goes on before the last one has arrived", "diffsim/kernels/gate.py",
+    Fault("team: one goes on before the last one has arrived", "diffsim/kernels/team.py",
           "if _add_to(gate, ARRIVED, 1) == parts - 1:", "if _add_to(gate, ARRIVED, 1) >= parts - 2:", "tests/test_team.py"),
     Fault("scratch: halos hold what an earlier set-up left", "diffsim/kernels/multigrid.py",
           "work[row + THREE + n + k] = 0.0", "pass", "tests/test_multigrid.py"),

@@ -8,8 +8,8 @@ import numba
 import numpy as np
 import pytest
 
-from diffsim import team
-from diffsim.kernels.gate import meet
+from diffsim.kernels import team
+from diffsim.kernels.team import meet
 
 
 @numba.njit(nogil=True)

@@ -6,7 +6,7 @@ ends in ``_rows`` treats rows ``lo .. hi - 1`` and writes to no other, so any sp
 sums are kept per row and added in order afterwards. At sides the neighbour's index wraps around: the conductance there
 is 0 unless the axis is periodic, so the value read does not matter.
 
-Entries are called by every member of a team (`diffsim.team`) with the same arguments but for `part`, its number: each walks
+Entries are called by every member of a team (`kernels.team`) with the same arguments but for `part`, its number: each walks
 through the whole algorithm, does its own rows of every pass, and meets the others before the next. All of them read the
 same sums and decide alike. Memory is handed in, because a member that failed for want of it would leave the others waiting.
 
@@ -17,7 +17,7 @@ integers: per level its shape, and where its arrays begin. Level arrays are view
 import numpy as np
 from numba import njit
 
-from .gate import meet
+from .team import meet
 
 # Entries are called from Python and cached with all they call; the others need no wrappers and compile faster without.
 _entry = njit(cache=True, error_model="numpy", nogil=True)
