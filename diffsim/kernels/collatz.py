@@ -12,8 +12,10 @@ ordered like the floats, so largest numbers are found among integers, which vect
 import numba
 import numpy as np
 
-_compiled = numba.njit(cache=True, error_model="numpy", nogil=True)
-_threaded = numba.njit(cache=True, error_model="numpy", nogil=True, parallel=True)
+from .team import meet, together
+
+_entry = numba.njit(cache=True, error_model="numpy", nogil=True)
+_compiled = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 _FLOOR = 1e-12  # keeps x > 0 everywhere, also where a component has died out
 _BAND_CELLS = 1 << 15  # cells that one thread takes at once
@@ -50,21 +52,34 @@ def _largest_rows(g0, g1, g2, w, inverse, start, stop):
     return largest[0], largest[1]
 
 
-@_threaded
-def _largest_bands(g0, g1, g2, w, inverse, tops):
+@_compiled
+def _largest_of(tops, column):
+    """Of all bands."""
+    top = 0.0
+    for band in range(tops.shape[0]):
+        top = max(top, tops[band, column])
+    return top
+
+
+@_entry
+def _gershgorin(part, parts, gate, g0, g1, g2, w, inverse, tops):
     bands, rows = tops.shape[0], w.shape[0] * w.shape[1]
-    for band in numba.prange(bands):
-        tops[band] = _largest_rows(g0, g1, g2, w, inverse, band * rows // bands, (band + 1) * rows // bands)
+    for band in range(part, bands, parts):
+        first, last = band * rows // bands, (band + 1) * rows // bands
+        tops[band, 0], tops[band, 1] = _largest_rows(g0, g1, g2, w, inverse, first, last)
+    meet(gate, parts)
+    return _largest_of(tops, 0), _largest_of(tops, 1)
 
 
 def largest_rows(g0, g1, g2, w, inverse):
     """(max_i A_ii, max_i sum_j |A_ij|): what bounds a step without new extrema, and rho(A) by Gershgorin."""
-    graph, tops = _graph(g0, g1, g2, w), _tops(w)
-    if len(tops) == 1:
-        tops[0] = _largest_rows(*graph, w, inverse, 0, w.shape[0] * w.shape[1])
-    else:
-        _largest_bands(*graph, w, inverse, tops)
-    return float(tops[:, 0].max()), float(tops[:, 1].max())
+    tops = _tops(w)
+    return together(_gershgorin, _members(len(tops) // 4), *_graph(g0, g1, g2, w), w, inverse, tops)
+
+
+def _members(most):
+    """Threads: so many at most."""
+    return max(1, min(numba.get_num_threads(), most))
 
 
 def _graph(g0, g1, g2, w):
@@ -126,13 +141,23 @@ def _sweep_rows(g0, g1, g2, w, inverse, cross, most, scale, x, start, stop, y):
     return largest[0], largest[1]
 
 
-@_threaded
-def _sweep_bands(g0, g1, g2, w, inverse, cross, most, scale, x, tops, y):
+@_entry
+def _collatz(part, parts, gate, g0, g1, g2, w, inverse, cross, start, sweeps, x, y, tops):
     bands, rows = tops.shape[0], x.shape[0] * x.shape[1]
-    for band in numba.prange(bands):
-        tops[band] = _sweep_rows(
-            g0, g1, g2, w, inverse, cross, most, scale, x, band * rows // bands, (band + 1) * rows // bands, y
-        )
+    best, most = start, 1.0
+    for _ in range(sweeps):
+        scale = 1 / (start * most)  # x stays between the floor and 1
+        for band in range(part, bands, parts):
+            first, last = band * rows // bands, (band + 1) * rows // bands
+            tops[band, 0], tops[band, 1] = _sweep_rows(g0, g1, g2, w, inverse, cross, most, scale, x, first, last, y)
+        meet(gate, parts)
+        ratio, most = _largest_of(tops, 0), _largest_of(tops, 1)
+        meet(gate, parts)
+        previous, best = best, min(best, ratio)
+        if previous - best < 1e-7 * best and best < start * (1 - 1e-9):
+            break
+        x, y = y, x
+    return best
 
 
 def radius_bound(g0, g1, g2, w, inverse, cross, start, sweeps):
@@ -149,19 +174,8 @@ def radius_bound(g0, g1, g2, w, inverse, cross, start, sweeps):
     sweeps
         Most products to spend.
     """
-    x, y = np.ones(w.shape), np.empty(w.shape)
-    rows = w.shape[0] * w.shape[1]
-    graph, tops = _graph(g0, g1, g2, w), _tops(w)
-    best, most = start, 1.0
-    for _ in range(sweeps if start > 0 else 0):
-        scale = 1 / (start * most)  # x stays between the floor and 1
-        if len(tops) == 1:
-            tops[0] = _sweep_rows(*graph, w, inverse, cross, most, scale, x, 0, rows, y)
-        else:
-            _sweep_bands(*graph, w, inverse, cross, most, scale, x, tops, y)
-        ratio, most = float(tops[:, 0].max()), float(tops[:, 1].max())
-        previous, best = best, min(best, ratio)
-        if previous - best < 1e-7 * best and best < start * (1 - 1e-9):
-            break
-        x, y = y, x
-    return best
+    if not start > 0 or sweeps == 0:
+        return start
+    x, y, tops = np.ones(w.shape), np.empty(w.shape), _tops(w)
+    system = (*_graph(g0, g1, g2, w), w, inverse, cross, float(start), int(sweeps))
+    return together(_collatz, _members(len(tops)), *system, x, y, tops)
