@@ -404,10 +404,14 @@ def _step_cells(
 
 
 @numba.njit(**_INLINE)
-def _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, first, last, out, to):
-    """`_step_cells` on whole lanes where F = 0 and w = 0 and ``dt / m`` is `scale`: the same bits, fewer numbers read."""
+def _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, first, last, out, to, soon, soon_at):
+    """`_step_cells` on whole lanes where F = 0 and w = 0 and ``dt / m`` is `scale`: the same bits, fewer numbers read.
+
+    `soon` from `soon_at` on is asked for meanwhile.
+    """
     wide, at = _spread(scale), places[0]
     for k in range(first, last, np.uint64(_LANES)):
+        _fetch(soon, soon_at + k)
         net = _net(wide, stream, middle, along, row, u, places, faces, k)
         _put(_at(wide, row, at + k) + wide * net, out, to + k)
 
@@ -426,10 +430,10 @@ def _faces(shape, row, i, first):
 @numba.njit(**_INLINE)
 def _euler_row(
     dt, scale, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, first,
-    quiet, loud, last, tally, column, out, to,
+    quiet, loud, last, tally, column, out, to, soon, soon_at,
 ):  # fmt: skip
     """One step of the columns [first, last) of a row, of which [quiet, loud) are quiet."""
-    _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, quiet, loud, out, to)
+    _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, quiet, loud, out, to, soon, soon_at)
     for side in range(2):  # one call for both sides, because it is pasted in
         start, stop = (first, quiet) if side == 0 else (loud, last)
         if start < stop:
@@ -470,12 +474,12 @@ def _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, k):
 
 
 @numba.njit(**_INLINE)
-def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, stop, out, to):
+def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, stop, out, to, soon, soon_at):
     """`_convex` on the columns [first, last) of a row of n2, from which `row` at ``places[0]`` is read.
 
     The neighbouring rows lie in the arrays `fields` at the other `places`, of which the one below may be overwritten.
     `ends` are the values beyond both ends of the row, and what they add to the centre of the end cells. Lanes go on up
-    to `stop`, which may lie beyond `last`.
+    to `stop`, which may lie beyond `last`. `soon` from `soon_at` on is asked for meanwhile.
     """
     lanes, one, zero = np.uint64(_LANES), np.uint64(1), np.uint64(0)
     at, south, north, below, above = places
@@ -493,6 +497,8 @@ def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, 
                 c, s0, s1, s2, _at(c, row, at + k), across, _at(c, fields[0], south + k), _at(c, fields[1], north + k),
                 _at(c, fields[2], below + k), _at(c, fields[3], above + k),
             )  # fmt: skip
+            if r1 is not None:  # a plane waits less for memory than it would take to ask
+                _fetch(soon, soon_at + k)
             _put(value, out, to + k)
     else:
         for k in range(first, last):
@@ -656,6 +662,16 @@ def _place_planes(shape, wraps, i0, i1, depth, front, visit, slots, plane, origi
             plan[entry + 4] = (i - level) % slots * plane + origin
 
 
+@numba.njit(**_INLINE)
+def _until_next(n1, strip, top, bottom, visit):
+    """How many rows of the grid after those of a strip those lie that follow it, maybe in the next planes.
+
+    Only the first level reads from memory and only the last one writes there, and while they wait, nothing is computed. So
+    every level asks, line by line as it computes, for one of the arrays that will be wanted there.
+    """
+    return _STRIP if strip + _STRIP < bottom else visit * n1 + top - strip
+
+
 @numba.njit(**_SERIAL)
 def _uniform_block(
     shape, r0, r1, r2, walls, periodic, source, decay, depth, u, bounds, ring, ghosts, plan, inflow, out
@@ -685,6 +701,7 @@ def _uniform_block(
     for front in range(i0 - depth + 1, i1 + depth - 1, visit):
         _place_planes(shape, open0, i0, i1, depth, front, visit, slots, plane, origin, plan)
         for strip in range(top, bottom, _STRIP):
+            ahead = _until_next(n1, strip, top, bottom, visit)
             for level in range(1, depth + 1):
                 reach = depth - level
                 j_first, j_last = (j0, j1) if r1 is None else _span(j0, j1, reach, n1, open1)
@@ -705,6 +722,9 @@ def _uniform_block(
                         continue
                     below_in, above_in, below_step, above_step = row, row, length, length
                     below_0, here_0, above_0 = plan[entry + ONE], plan[entry + TWO], plan[entry + THREE]
+                    newest = i + level  # plane that the first level reads now
+                    soon, soon_at = (u, newest) if level == 2 else (out, newest - depth)
+                    soon_at = (soon_at * n1 + ahead) * n2
                     plane_centre, entered = inner, 0.0
                     inside_0, at_wall_0 = i0 <= i < i1, not open0 and (i == 0 or i == n0 - 1)
                     if at_wall_0:
@@ -755,7 +775,7 @@ def _uniform_block(
                         _convex_row(
                             centre, r0, r1, r2, (west, east, low, high), np.uint64(n2), own,
                             (south_in, north_in, below_in, above_in), places, np.uint64(first), np.uint64(last),
-                            np.uint64(stop), target, np.uint64(to),
+                            np.uint64(stop), target, np.uint64(to), soon, np.uint64(soon_at + inside * n2),
                         )  # fmt: skip
                         if source.size > 0:
                             _add_row(
@@ -958,6 +978,7 @@ def _euler_block(
     for front in range(i0 - depth + 1, i1 + depth - 1, visit):
         _place_planes(shape, wraps[0], i0, i1, depth, front, visit, slots, plane, origin, plan)
         for strip in range(top, bottom, _STRIP):
+            ahead = _until_next(n1, strip, top, bottom, visit)
             for level in range(1, depth + 1):
                 reach = depth - level
                 j_first, j_last = (j0, j1) if middle is None else _span(j0, j1, reach, n1, wraps[1])
@@ -971,6 +992,17 @@ def _euler_block(
                     below_0, here_0, above_0 = plan[entry + ONE], plan[entry + TWO], plan[entry + THREE]
                     if not wraps[0]:  # any place with a number will do behind a wall
                         below_0, above_0 = here_0 if i == 0 else below_0, here_0 if i == n0 - 1 else above_0
+                    newest = i + level  # plane that the first level reads now, the last one whose faces below it needs
+                    soon, soon_at, soon_step = out, ((newest - depth) * n1 + ahead) * n2, n2
+                    if level == 2:
+                        soon, soon_at = u, (newest * n1 + ahead) * n2
+                    elif level == 3:
+                        soon, soon_at = g0, (newest * n1 + ahead) * n2
+                    elif level == 4:
+                        soon, soon_at, soon_step = g2, ((newest - 1) * n1 + ahead) * (n2 + 1), n2 + 1
+                    if middle is not None:  # noqa: SIM102 (apart, it is decided while compiling)
+                        if level == 5:
+                            soon, soon_at = g1, ((newest - 1) * (n1 + 1) + ahead + 1) * n2
                     for j in range(max(j_first, strip), min(j_last, strip + _STRIP)):
                         inside = j if 0 <= j < n1 else j % n1
                         number = plan[entry] // n2 + inside  # of the row in the grid
@@ -1014,7 +1046,7 @@ def _euler_block(
                             dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, row, before, places,
                             _faces(shape, number, number // n1, np.int64(0)), np.uint64(cell), np.uint64(first),
                             np.uint64(quiet), np.uint64(loud), np.uint64(last), tally, column, ring if reach > 0 else out,
-                            np.uint64(to if reach > 0 else cell),
+                            np.uint64(to if reach > 0 else cell), soon, np.uint64(soon_at + inside * soon_step),
                         )  # fmt: skip
                         if wraps[2] and reach > 0:
                             ring[to - 1], ring[to + n2] = ring[to + n2 - 1], ring[to]
