@@ -37,6 +37,7 @@ _HIERARCHIES = {"bdf2": (2, 4), "krylov": (1, 1)}  # how many are held, where no
 _NOISE = 4  # amplitude, calm part, draw and sum
 _PATTERN = 3  # of forcing that moves as a field: now, without what is steady, and the table made of it
 _NUMBERS_PER_WALL = 5  # indices, area, two conductances, places
+_LONG_ROW = 64  # columns from which on the ends of rows are kept apart
 _CELLS_AT_ONCE = 1 << 20  # looked at when walls are counted
 _BYTES_PER_THREAD = 1 << 20  # rings of time levels
 
@@ -64,6 +65,7 @@ def run_bytes(
     """
     grid = problem.grid
     arrays = frames + (1 if callable(stop) else 0) + (1 if wild else 0)
+    ends = 0
     steady = problem.steady_coefficients and problem.reaction is None
     if not steady:
         arrays += _moving(problem, scheme, adaptive)
@@ -76,8 +78,9 @@ def run_bytes(
         arrays += (_NOISE if noise else 0) + (1 if stop is not None and not callable(stop) else 0)
         if scheme.explicit or np.ndim(problem.capacity) or not problem.all_free:
             arrays += 1  # mass, or its inverse
+        ends = _ends(problem, scheme)
     masks = 0 if problem.all_free else grid.size
-    return 8 * arrays * grid.size + masks + 8 * _NUMBERS_PER_WALL * _walls(problem) + _rings()
+    return 8 * (arrays * grid.size + ends) + masks + 8 * _NUMBERS_PER_WALL * _walls(problem) + _rings()
 
 
 def count_frames(save: Any) -> int:
@@ -117,6 +120,14 @@ def _drive(problem: Problem) -> int:
     """Arrays of a forcing that moves: one per number that moves, or the field itself where fields do."""
     moving = [data for data in _data(problem) if not data.constant]
     return len(moving) if all(data.scalar for data in moving) else _PATTERN
+
+
+def _ends(problem: Problem, scheme: Scheme) -> int:
+    """Numbers at the ends of rows that forward Euler keeps apart: loss, inverse mass and forcing of eight cells each."""
+    columns = problem.grid.shape[-1]
+    if scheme.name != "ftcs" or columns < _LONG_ROW:
+        return 0
+    return 2 * 8 * (3 + _drive(problem)) * (problem.grid.size // columns)
 
 
 def _data(problem: Problem) -> Iterator[Any]:

@@ -261,6 +261,8 @@ LARGE = {
     "tall": (140, 3, 5),
     "wide": (3, 70, 5),
     "deep": (3, 4, 530),
+    "a few columns in the last block": (3, 4, 515),
+    "ends of rows apart": (4, 5, 69),
 }
 every_large_shape = pytest.mark.parametrize("shape", LARGE.values(), ids=LARGE.keys())
 
@@ -302,7 +304,7 @@ def test_quiet_cells_are_all_cells_around_the_middle_on_which_only_neighbours_ac
     patterns = np.array(patterns).reshape(n_patterns, *shape)
     inv_mass = np.where(rng.random(shape) > 0.05, 0.5, np.where(rng.random(shape) > 0.5, 0.0, 2.0))
     inv_mass[0, 0, :2] = 0.0, 0.5
-    spans, common = stepping.quiet_cells(w, inv_mass, base, patterns)
+    spans, common, _ = stepping.quiet_cells(w, inv_mass, base, patterns)
     acted_on = (w != 0) | (base != 0) | patterns.any(0) | (inv_mass == 2.0)
     assert common == 0.5
     for row, (first, last) in zip(acted_on.reshape(-1, 23), spans, strict=True):

@@ -63,6 +63,8 @@ ONE, TWO, THREE, FOUR = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
 _MANY_STEPS = 4
 # Cells of a row that are computed at once: 64 bytes, a line of the cache.
 _LANES = 8
+# From so many columns on the ends of rows are kept apart as well, see `_at_ends`.
+_LONG = 64
 
 
 def _serial_and_parallel(function):
@@ -348,14 +350,18 @@ def _net(like, stream, middle, along, row, u, places, faces, k):
 
 @numba.njit(**_INLINE)
 def _change(
-    dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, k, tally, column
+    dt, stream, middle, along, w, inv_mass, base, patterns, spacing, amplitudes, step, row, u, places, faces, cell, k, tally,
+    column,
 ):  # fmt: skip
-    """``dt (F - K u) / m`` of the cell in column k; `tally` collects ``F - w u``, what crosses the border."""
+    """``dt (F - K u) / m`` of the cell in column k; `tally` collects ``F - w u``, what crosses the border.
+
+    In `patterns` one follows the other after `spacing` numbers.
+    """
     net = _net(dt, stream, middle, along, row, u, places, faces, k)
     cell += k
     enters = _at(dt, base, cell) - _at(dt, w, cell) * _at(dt, row, places[0] + k)
     for p in range(amplitudes.shape[1]):
-        pattern = _at(dt, patterns, np.uint64(p * inv_mass.size) + cell)
+        pattern = _at(dt, patterns, np.uint64(p) * spacing + cell)
         enters = enters + _alike(dt, amplitudes[step, p]) * pattern
     _put(_at(dt, tally, column + k) + enters, tally, column + k)
     return (dt * _at(dt, inv_mass, cell)) * (net + enters)
@@ -366,18 +372,18 @@ def _rate_cells(
     stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, places, faces, cell, n, rate, tally, column
 ):  # fmt: skip
     """``rate = (F - K u) / m`` in n columns of a row."""
-    lanes, one = np.uint64(_LANES), _spread(1.0)
+    lanes, one, size = np.uint64(_LANES), _spread(1.0), np.uint64(inv_mass.size)
     whole = n - n % lanes
     for k in range(np.uint64(0), whole, lanes):
         change = _change(
-            one, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, u, places, faces, cell, k,
-            tally, column,
+            one, stream, middle, along, w, inv_mass, base, patterns, size, amplitudes, step, u, u, places, faces, cell,
+            k, tally, column,
         )  # fmt: skip
         _put(change, rate, column + k)
     for k in range(whole, n):
         rate[column + k] = _change(
-            1.0, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, u, u, places, faces, cell, k,
-            tally, column,
+            1.0, stream, middle, along, w, inv_mass, base, patterns, size, amplitudes, step, u, u, places, faces, cell,
+            k, tally, column,
         )  # fmt: skip
 
 
@@ -387,27 +393,31 @@ def _step_cells(
     tally, column, out, to,
 ):  # fmt: skip
     """``out = u + dt (F - K u) / m`` in the columns [first, last) of a row."""
-    lanes, wide = np.uint64(_LANES), _spread(dt)
+    lanes, wide, size = np.uint64(_LANES), _spread(dt), np.uint64(inv_mass.size)
     whole = last - (last - first) % lanes
     for k in range(first, whole, lanes):
         change = _change(
-            wide, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, k,
-            tally, column,
+            wide, stream, middle, along, w, inv_mass, base, patterns, size, amplitudes, step, row, u, places, faces, cell,
+            k, tally, column,
         )  # fmt: skip
         _put(_at(wide, row, places[0] + k) + change, out, to + k)
     for k in range(whole, last):
         change = _change(
-            dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, k,
-            tally, column,
+            dt, stream, middle, along, w, inv_mass, base, patterns, size, amplitudes, step, row, u, places, faces, cell,
+            k, tally, column,
         )  # fmt: skip
         out[to + k] = row[places[0] + k] + change
 
 
 @numba.njit(**_INLINE)
-def _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, first, last, out, to):
-    """`_step_cells` on whole lanes where F = 0 and w = 0 and ``dt / m`` is `scale`: the same bits, fewer numbers read."""
+def _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, first, last, out, to, soon, soon_at):
+    """`_step_cells` where F = 0 and w = 0 and ``dt / m`` is `scale`: the same bits, fewer numbers read.
+
+    Lanes are whole and may reach beyond `last`; `soon` from `soon_at` on is asked for meanwhile.
+    """
     wide, at = _spread(scale), places[0]
     for k in range(first, last, np.uint64(_LANES)):
+        _fetch(soon, soon_at + k)
         net = _net(wide, stream, middle, along, row, u, places, faces, k)
         _put(_at(wide, row, at + k) + wide * net, out, to + k)
 
@@ -426,10 +436,10 @@ def _faces(shape, row, i, first):
 @numba.njit(**_INLINE)
 def _euler_row(
     dt, scale, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell, first,
-    quiet, loud, last, tally, column, out, to,
+    quiet, loud, last, tally, column, out, to, soon, soon_at,
 ):  # fmt: skip
     """One step of the columns [first, last) of a row, of which [quiet, loud) are quiet."""
-    _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, quiet, loud, out, to)
+    _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, quiet, loud, out, to, soon, soon_at)
     for side in range(2):  # one call for both sides, because it is pasted in
         start, stop = (first, quiet) if side == 0 else (loud, last)
         if start < stop:
@@ -437,6 +447,38 @@ def _euler_row(
                 dt, stream, middle, along, w, inv_mass, base, patterns, amplitudes, step, row, u, places, faces, cell,
                 start, stop, tally, column, out, to,
             )  # fmt: skip
+
+
+@numba.njit(**_INLINE)
+def _short_row(
+    dt, scale, stream, middle, along, ends, amplitudes, step, row, u, places, faces, number, n2, first, last, tally, column,
+    out, to, soon, soon_at,
+):  # fmt: skip
+    """`_euler_row` on a row of n2 columns that is quiet between its first and its last lanes, of which `ends` knows more.
+
+    They come first, before others overwrite what they need, and are stored last, over what the others write too much.
+    """
+    w, inv_mass, base, patterns = ends
+    lanes, zero, wide = np.uint64(_LANES), np.uint64(0), _spread(dt)
+    quiet, loud = max(first, lanes), min(last, n2 - lanes)
+    length = lanes * np.uint64(3 + amplitudes.shape[1])
+    head = tail = wide
+    for side in range(2):  # one call for both sides, because it is pasted in
+        if (side == 0 and first == zero) or (side == 1 and last == n2):
+            k = zero if side == 0 else n2 - lanes
+            place = (number + number + np.uint64(side)) * length - k
+            change = _change(
+                wide, stream, middle, along, w, inv_mass, base, patterns, lanes, amplitudes, step, row, u, places, faces,
+                place, k, tally, column,
+            )  # fmt: skip
+            value = _at(wide, row, places[0] + k) + change
+            head, tail = (value, tail) if side == 0 else (head, value)
+            _fetch(soon, soon_at + k)
+    _step_quiet_cells(scale, stream, middle, along, row, u, places, faces, quiet, loud, out, to, soon, soon_at)
+    if first == zero:
+        _put(head, out, to)
+    if last == n2:
+        _put(tail, out, to + (n2 - lanes))
 
 
 @numba.njit(**_INLINE)
@@ -470,12 +512,12 @@ def _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, k):
 
 
 @numba.njit(**_INLINE)
-def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, stop, out, to):
+def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, stop, out, to, soon, soon_at):
     """`_convex` on the columns [first, last) of a row of n2, from which `row` at ``places[0]`` is read.
 
     The neighbouring rows lie in the arrays `fields` at the other `places`, of which the one below may be overwritten.
     `ends` are the values beyond both ends of the row, and what they add to the centre of the end cells. Lanes go on up
-    to `stop`, which may lie beyond `last`.
+    to `stop`, which may lie beyond `last`. `soon` from `soon_at` on is asked for meanwhile.
     """
     lanes, one, zero = np.uint64(_LANES), np.uint64(1), np.uint64(0)
     at, south, north, below, above = places
@@ -493,6 +535,8 @@ def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, 
                 c, s0, s1, s2, _at(c, row, at + k), across, _at(c, fields[0], south + k), _at(c, fields[1], north + k),
                 _at(c, fields[2], below + k), _at(c, fields[3], above + k),
             )  # fmt: skip
+            if r1 is not None:  # a plane waits less for memory than it would take to ask
+                _fetch(soon, soon_at + k)
             _put(value, out, to + k)
     else:
         for k in range(first, last):
@@ -656,6 +700,16 @@ def _place_planes(shape, wraps, i0, i1, depth, front, visit, slots, plane, origi
             plan[entry + 4] = (i - level) % slots * plane + origin
 
 
+@numba.njit(**_INLINE)
+def _until_next(n1, strip, top, bottom, visit):
+    """How many rows of the grid after those of a strip those lie that follow it, maybe in the next planes.
+
+    Only the first level reads from memory and only the last one writes there, and while they wait, nothing is computed. So
+    every level asks, line by line as it computes, for one of the arrays that will be wanted there.
+    """
+    return _STRIP if strip + _STRIP < bottom else visit * n1 + top - strip
+
+
 @numba.njit(**_SERIAL)
 def _uniform_block(
     shape, r0, r1, r2, walls, periodic, source, decay, depth, u, bounds, ring, ghosts, plan, inflow, out
@@ -685,6 +739,7 @@ def _uniform_block(
     for front in range(i0 - depth + 1, i1 + depth - 1, visit):
         _place_planes(shape, open0, i0, i1, depth, front, visit, slots, plane, origin, plan)
         for strip in range(top, bottom, _STRIP):
+            ahead = _until_next(n1, strip, top, bottom, visit)
             for level in range(1, depth + 1):
                 reach = depth - level
                 j_first, j_last = (j0, j1) if r1 is None else _span(j0, j1, reach, n1, open1)
@@ -705,6 +760,9 @@ def _uniform_block(
                         continue
                     below_in, above_in, below_step, above_step = row, row, length, length
                     below_0, here_0, above_0 = plan[entry + ONE], plan[entry + TWO], plan[entry + THREE]
+                    newest = i + level  # plane that the first level reads now
+                    soon, soon_at = (u, newest) if level == 2 else (out, newest - depth)
+                    soon_at = (soon_at * n1 + ahead) * n2
                     plane_centre, entered = inner, 0.0
                     inside_0, at_wall_0 = i0 <= i < i1, not open0 and (i == 0 or i == n0 - 1)
                     if at_wall_0:
@@ -755,7 +813,7 @@ def _uniform_block(
                         _convex_row(
                             centre, r0, r1, r2, (west, east, low, high), np.uint64(n2), own,
                             (south_in, north_in, below_in, above_in), places, np.uint64(first), np.uint64(last),
-                            np.uint64(stop), target, np.uint64(to),
+                            np.uint64(stop), target, np.uint64(to), soon, np.uint64(soon_at + inside * n2),
                         )  # fmt: skip
                         if source.size > 0:
                             _add_row(
@@ -926,16 +984,35 @@ def quiet_cells(w, inv_mass, base, patterns):
         has the common mass or is not free.
     inv_mass : float
         ``1 / m`` of the common mass.
+    ends
+        What acts at both ends of each row, see `_at_ends`.
     """
-    shape, patterns = w.shape, patterns.reshape(-1)
+    shape = w.shape
     spans = np.zeros((shape[0] * shape[1], 2), np.int32)
-    return spans, _find_quiet(shape[2], *_fields(w, inv_mass, base), patterns, spans)
+    common = _find_quiet(shape[2], *_fields(w, inv_mass, base, patterns), spans)
+    return spans, common, _at_ends(w, inv_mass, base, *patterns)
+
+
+def _at_ends(*arrays):
+    """The first and the last lanes of each row: of one array after the other, end after end, row after row.
+
+    Most rows feel more than their neighbours there alone, in arrays in which these places lie far apart. Empty where the
+    ends would be much of the rows.
+    """
+    columns = arrays[0].shape[-1]
+    if columns < _LONG:
+        return np.empty(0)
+    ends = np.empty((arrays[0].size // columns, 2, len(arrays), _LANES))
+    for k, array in enumerate(arrays):
+        rows = array.reshape(-1, columns)
+        ends[:, 0, k], ends[:, 1, k] = rows[:, :_LANES], rows[:, -_LANES:]
+    return ends.reshape(-1)
 
 
 @numba.njit(**_SERIAL)
 def _euler_block(
-    shape, wraps, stream, middle, along, w, inv_mass, dt, spans, scale, base, patterns, amplitudes, u, bounds, ring, plan,
-    tally, out,
+    shape, wraps, stream, middle, along, w, inv_mass, dt, spans, ends, scale, base, patterns, amplitudes, u, bounds,
+    ring, plan, tally, out,
 ):  # fmt: skip
     """`_uniform_block` for any coefficients; no ghosts, because faces in walls conduct nothing.
 
@@ -944,6 +1021,8 @@ def _euler_block(
     g0, g1, g2 = _bare(stream), _bare(middle), _bare(along)
     w, inv_mass, base, patterns, spans = _bare(w), _bare(inv_mass), _bare(base), _bare(patterns), _bare(spans)
     u, ring, plan, tally, out = _bare(u), _bare(ring), _bare(plan), _bare(tally), _bare(out)
+    ends = _bare(ends)
+    at_ends = (ends, ends[_LANES:], ends[2 * _LANES :], ends[3 * _LANES :])  # as in `_at_ends`
     n0, n1, n2 = shape
     i0, i1, j0, j1, k0, k1 = bounds
     depth = amplitudes.shape[0]
@@ -958,6 +1037,7 @@ def _euler_block(
     for front in range(i0 - depth + 1, i1 + depth - 1, visit):
         _place_planes(shape, wraps[0], i0, i1, depth, front, visit, slots, plane, origin, plan)
         for strip in range(top, bottom, _STRIP):
+            ahead = _until_next(n1, strip, top, bottom, visit)
             for level in range(1, depth + 1):
                 reach = depth - level
                 j_first, j_last = (j0, j1) if middle is None else _span(j0, j1, reach, n1, wraps[1])
@@ -971,9 +1051,21 @@ def _euler_block(
                     below_0, here_0, above_0 = plan[entry + ONE], plan[entry + TWO], plan[entry + THREE]
                     if not wraps[0]:  # any place with a number will do behind a wall
                         below_0, above_0 = here_0 if i == 0 else below_0, here_0 if i == n0 - 1 else above_0
+                    newest = i + level  # plane that the first level reads now, the last one whose faces below it needs
+                    soon, soon_at, soon_step = out, ((newest - depth) * n1 + ahead) * n2, n2
+                    if level == 2:
+                        soon, soon_at = u, (newest * n1 + ahead) * n2
+                    elif level == 3:
+                        soon, soon_at = g0, (newest * n1 + ahead) * n2
+                    elif level == 4:
+                        soon, soon_at, soon_step = g2, ((newest - 1) * n1 + ahead) * (n2 + 1), n2 + 1
+                    if middle is not None:  # noqa: SIM102 (apart, it is decided while compiling)
+                        if level == 5:
+                            soon, soon_at = g1, ((newest - 1) * (n1 + 1) + ahead + 1) * n2
+                    here = i % n0 if wraps[0] else i
                     for j in range(max(j_first, strip), min(j_last, strip + _STRIP)):
                         inside = j if 0 <= j < n1 else j % n1
-                        number = plan[entry] // n2 + inside  # of the row in the grid
+                        number = here * n1 + inside  # of the row in the grid
                         cell, to = number * n2, plan[entry + FOUR] + j * width
                         place = inside if level == 1 else j
                         row, at = before, here_0 + place * length
@@ -982,40 +1074,44 @@ def _euler_block(
                             south, north = here_0 + (inside - 1) % n1 * n2, here_0 + (inside + 1) % n1 * n2
                         elif not wraps[1]:
                             south, north = at if j == 0 else south, at if j == n1 - 1 else north
-                        if level == 1:
-                            # asked for where the first of several levels will need it
-                            for end in (cell + first, cell + last - 1):
-                                _fetch(w, np.uint64(end + n1 * n2))
-                                _fetch(base, np.uint64(end + n1 * n2))
-                                _fetch(inv_mass, np.uint64(end + n1 * n2))
-                            if wraps[2] or number == 0 or number == n0 * n1 - 1:
-                                row, at = ring, spare
-                                _copy_row(
-                                    u,
-                                    np.uint64(cell + west_end),
-                                    np.uint64(east_end - west_end),
-                                    ring,
-                                    np.uint64(spare + west_end),
-                                )
-                                if wraps[2]:
-                                    ring[spare - 1], ring[spare + n2] = u[cell + n2 - 1], u[cell]
+                        if level == 1 and (wraps[2] or number == 0 or number == n0 * n1 - 1):
+                            row, at = ring, spare
+                            _copy_row(
+                                u,
+                                np.uint64(cell + west_end),
+                                np.uint64(east_end - west_end),
+                                ring,
+                                np.uint64(spare + west_end),
+                            )
+                            if wraps[2]:
+                                ring[spare - 1], ring[spare + n2] = u[cell + n2 - 1], u[cell]
                         places = (
                             np.uint64(at), np.uint64(at - 1), np.uint64(at + 1), np.uint64(south), np.uint64(north),
                             np.uint64(below_0 + place * length), np.uint64(above_0 + place * length),
                         )  # fmt: skip
                         # Cells beyond the box belong to others; what crosses the border there goes to a second tally.
                         column = np.uint64(0 if i0 <= i < i1 and j0 <= j < j1 else n2)
-                        # whole lanes that begin at lines of the cache
-                        quiet = first + _rounded(max(np.int64(spans[number, 0]) - first, 0))
-                        loud = first + (min(np.int64(spans[number, 1]), last) - first) // _LANES * _LANES
-                        if quiet >= loud:
-                            quiet = loud = last
-                        _euler_row(
-                            dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, row, before, places,
-                            _faces(shape, number, number // n1, np.int64(0)), np.uint64(cell), np.uint64(first),
-                            np.uint64(quiet), np.uint64(loud), np.uint64(last), tally, column, ring if reach > 0 else out,
-                            np.uint64(to if reach > 0 else cell),
-                        )  # fmt: skip
+                        faces = _faces(shape, number, here, np.int64(0))
+                        target, to = (ring, to) if reach > 0 else (out, cell)
+                        soon_now = np.uint64(soon_at + inside * soon_step)
+                        quiet, loud = np.int64(spans[number, 0]), np.int64(spans[number, 1])
+                        if ends.size > 0 and quiet <= _LANES and first <= n2 - _LANES <= loud:
+                            _short_row(
+                                dt, scale, g0, g1, g2, at_ends, amplitudes, level - 1, row, before, places, faces,
+                                np.uint64(number), np.uint64(n2), np.uint64(first), np.uint64(last), tally, column, target,
+                                np.uint64(to), soon, soon_now,
+                            )  # fmt: skip
+                        else:
+                            # whole lanes that begin at lines of the cache
+                            quiet = first + _rounded(max(quiet - first, 0))
+                            loud = first + (min(loud, last) - first) // _LANES * _LANES
+                            if quiet >= loud:
+                                quiet = loud = last
+                            _euler_row(
+                                dt, scale, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, level - 1, row, before,
+                                places, faces, np.uint64(cell), np.uint64(first), np.uint64(quiet), np.uint64(loud),
+                                np.uint64(last), tally, column, target, np.uint64(to), soon, soon_now,
+                            )  # fmt: skip
                         if wraps[2] and reach > 0:
                             ring[to - 1], ring[to + n2] = ring[to + n2 - 1], ring[to]
     return _ordered_sum(tally[k0:k1])
@@ -1023,8 +1119,8 @@ def _euler_block(
 
 @_serial_and_parallel
 def _euler_passes(
-    n_workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, dt, spans, scale, base, patterns, amplitudes,
-    u, rings, plans, tallies, entered, out,
+    n_workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, dt, spans, ends, scale, base, patterns,
+    amplitudes, u, rings, plans, tallies, entered, out,
 ):  # fmt: skip
     """Take all blocks ``passes[p]`` steps ahead, to and fro between `u` and `out`, for every p; returns the gain."""
     gain, done = 0.0, 0
@@ -1033,8 +1129,8 @@ def _euler_passes(
         for worker in numba.prange(n_workers):
             for number in range(np.int64(worker), entered.size, n_workers):
                 entered[number] = _euler_block(
-                    shape, wraps, stream, middle, along, w, inv_mass, dt, spans, scale, base, patterns, now, u,
-                    _box(shape, box, number), rings[worker], plans[worker], tallies[worker], out,
+                    shape, wraps, stream, middle, along, w, inv_mass, dt, spans, ends, scale, base, patterns, now,
+                    u, _box(shape, box, number), rings[worker], plans[worker], tallies[worker], out,
                 )  # fmt: skip
         gain += dt * _ordered_sum(entered)
         u, out = out, u
@@ -1093,13 +1189,13 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
     entered = np.empty(_n_boxes(shape, box))
     if quiet is None:
         looked = quiet_cells(w, inv_mass, base, patterns) if len(amplitudes) >= _MANY_STEPS else None
-        quiet = looked or (np.zeros((shape[0] * shape[1], 2), np.int32), 0.0)
-    spans, common = quiet
+        quiet = looked or (np.zeros((shape[0] * shape[1], 2), np.int32), 0.0, np.empty(0))
+    spans, common, ends = quiet
     state, other, w, inv_mass, base, patterns = _fields(u, scratch, w, inv_mass, base, patterns)
     passes = _passes(len(amplitudes), depth)
     gain = _euler_passes[workers > 1](
-        workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, float(dt), spans, float(dt * common), base,
-        patterns, amplitudes, state, rings, plans, tallies, entered, other,
+        workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, float(dt), spans, ends, float(dt * common),
+        base, patterns, amplitudes, state, rings, plans, tallies, entered, other,
     )  # fmt: skip
     if len(passes) == 1:
         u[...] = scratch
