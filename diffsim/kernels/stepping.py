@@ -25,7 +25,6 @@ leaves its terms out of the compiled code.
 
 import math
 import operator
-from types import FunctionType
 
 import numba
 import numpy as np
@@ -36,12 +35,14 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
+from .team import meet, together
+
 _SERIAL = {"cache": True, "error_model": "numpy", "nogil": True}
 # A call that is not inlined passes every array by its seven fields, which costs what a short row costs.
 _INLINE = {**_SERIAL, "forceinline": True}
 
-# One thread does fewer cells than this alone, because waking a second one costs more than the work.
-_PARALLEL_CELLS = 32_768
+# One thread does fewer cells than this alone, and fewer cells times passes, because waking a second one costs more.
+_PARALLEL_CELLS, _PARALLEL_WORK = 32_768, 200_000
 # Cells in one band of rows, the unit of work and of summation where every step is one pass over memory.
 _BAND_CELLS = 16_384
 _COLUMNS = 256
@@ -65,17 +66,6 @@ _MANY_STEPS = 4
 _LANES = 8
 # From so many columns on the ends of rows are kept apart as well, see `_at_ends`.
 _LONG = 64
-
-
-def _serial_and_parallel(function):
-    """Compile a loop over ``numba.prange`` both ways, each on its first call: ``(serial, parallel)``.
-
-    Parallel code takes several times as long to compile, and small problems never need it. The twin has a name
-    of its own because that names its file in the compile cache.
-    """
-    twin = FunctionType(function.__code__, function.__globals__, f"{function.__name__}_parallel")
-    twin.__qualname__ = twin.__name__
-    return numba.njit(**_SERIAL)(function), numba.njit(parallel=True, **_SERIAL)(twin)
 
 
 # --- lanes -----------------------------------------------------------------------------------------------------------
@@ -652,9 +642,10 @@ def _passes(n_steps, depth):
     return np.diff(bounds)
 
 
-def _workers(cells):
-    """How many threads pay."""
-    return numba.get_num_threads() if cells >= _PARALLEL_CELLS else 1
+def _workers(cells, passes=1):
+    """How many threads pay where all cells are gone through so often."""
+    worth_it = cells >= _PARALLEL_CELLS and cells * passes >= _PARALLEL_WORK
+    return numba.get_num_threads() if worth_it else 1
 
 
 # --- constant coefficients on a uniform box --------------------------------------------------------------------------
@@ -836,24 +827,25 @@ def _uniform_block(
                     inflow[level - 1] += entered
 
 
-@_serial_and_parallel
+@numba.njit(**_SERIAL)
 def _uniform_passes(
-    n_workers, passes, shape, box, r0, r1, r2, walls, periodic, source, supplied, decay, content, u, rings, ghosts, plans,
+    part, parts, gate, passes, shape, box, r0, r1, r2, walls, periodic, source, supplied, decay, content, u, rings, ghosts, plans,
     inflow, out,
 ):  # fmt: skip
     """Take all blocks ``passes[p]`` steps ahead, to and fro between `u` and `out`, for every p; returns the gain."""
     gain, done = 0.0, 0
     for steps in passes:
         now = walls[done : done + steps] if walls.shape[0] > 1 else walls
-        for worker in numba.prange(n_workers):
-            for number in range(np.int64(worker), inflow.shape[0], n_workers):
-                _uniform_block(
-                    shape, r0, r1, r2, now, periodic, source, decay, steps, u, _box(shape, box, number),
-                    rings[worker], ghosts[worker], plans[worker], inflow[number], out,
-                )  # fmt: skip
+        for number in range(part, inflow.shape[0], parts):
+            _uniform_block(
+                shape, r0, r1, r2, now, periodic, source, decay, steps, u, _box(shape, box, number), rings[part],
+                ghosts[part], plans[part], inflow[number], out,
+            )  # fmt: skip
+        meet(gate, parts)
         for step in range(steps):
             # what the content has become follows from what has crossed the border: no pass over the field
             gain += _ordered_sum(inflow[:, step]) + supplied - decay * (content + gain)
+        meet(gate, parts)
         u, out = out, u
         done += steps
     return gain
@@ -924,7 +916,7 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
     if periodic[2]:
         box = (*box[:2], shape[2])
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
-    workers = _workers(u.size)
+    workers = min(_workers(u.size, n_steps), _n_boxes(shape, box))
     rings = _aligned(workers, _ring_size(box, shape, depth, planar))
     ghosts = np.zeros((workers, 4 * depth * _width(box[2], shape[2], depth)))
     plans = np.zeros((workers, _ENTRIES * _VISIT * (depth + 1) + _APART), np.int64)
@@ -932,8 +924,8 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
     content, supplied = float(u.sum()), float(source.sum())
     state, other, source = _fields(u, scratch, source)
     passes = _passes(n_steps, depth)
-    gain = _uniform_passes[workers > 1](
-        workers, passes, shape, box, float(r[0]), None if planar else float(r[1]), float(r[2]), walls,
+    gain = together(
+        _uniform_passes, workers, passes, shape, box, float(r[0]), None if planar else float(r[1]), float(r[2]), walls,
         tuple(bool(p) for p in periodic), source, supplied, float(decay), content, state, rings, ghosts, plans, inflow,
         other,
     )  # fmt: skip
@@ -1117,22 +1109,23 @@ def _euler_block(
     return _ordered_sum(tally[k0:k1])
 
 
-@_serial_and_parallel
+@numba.njit(**_SERIAL)
 def _euler_passes(
-    n_workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, dt, spans, ends, scale, base, patterns,
+    part, parts, gate, passes, shape, box, wraps, stream, middle, along, w, inv_mass, dt, spans, ends, scale, base, patterns,
     amplitudes, u, rings, plans, tallies, entered, out,
 ):  # fmt: skip
     """Take all blocks ``passes[p]`` steps ahead, to and fro between `u` and `out`, for every p; returns the gain."""
     gain, done = 0.0, 0
     for steps in passes:
         now = amplitudes[done : done + steps]
-        for worker in numba.prange(n_workers):
-            for number in range(np.int64(worker), entered.size, n_workers):
-                entered[number] = _euler_block(
-                    shape, wraps, stream, middle, along, w, inv_mass, dt, spans, ends, scale, base, patterns, now,
-                    u, _box(shape, box, number), rings[worker], plans[worker], tallies[worker], out,
-                )  # fmt: skip
+        for number in range(part, entered.size, parts):
+            entered[number] = _euler_block(
+                shape, wraps, stream, middle, along, w, inv_mass, dt, spans, ends, scale, base, patterns, now,
+                u, _box(shape, box, number), rings[part], plans[part], tallies[part], out,
+            )  # fmt: skip
+        meet(gate, parts)
         gain += dt * _ordered_sum(entered)
+        meet(gate, parts)
         u, out = out, u
         done += steps
     return gain
@@ -1180,7 +1173,7 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
     if wraps[2]:
         box = (*box[:2], shape[2])
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
-    workers = _workers(u.size)
+    workers = min(_workers(u.size, len(amplitudes)), _n_boxes(shape, box))
     rings, tallies = (
         _aligned(workers, _ring_size(box, shape, depth, middle is None)),
         np.empty((workers, 2 * shape[2])),
@@ -1193,9 +1186,9 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
     spans, common, ends = quiet
     state, other, w, inv_mass, base, patterns = _fields(u, scratch, w, inv_mass, base, patterns)
     passes = _passes(len(amplitudes), depth)
-    gain = _euler_passes[workers > 1](
-        workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, float(dt), spans, ends, float(dt * common),
-        base, patterns, amplitudes, state, rings, plans, tallies, entered, other,
+    gain = together(
+        _euler_passes, workers, passes, shape, box, wraps, stream, middle, along, w, inv_mass, float(dt), spans, ends,
+        float(dt * common), base, patterns, amplitudes, state, rings, plans, tallies, entered, other,
     )  # fmt: skip
     if len(passes) == 1:
         u[...] = scratch
@@ -1284,15 +1277,23 @@ def _stiffness_band(shape, stream, middle, along, w, u, number, out):
                 _stiffness_cells(g0, g1, g2, w, u, places, faces, np.uint64(last - first), out)
 
 
-@_serial_and_parallel
-def _apply_stiffness(shape, stream, middle, along, w, u, out):
-    for number in numba.prange(_n_bands(shape)):
-        _stiffness_band(shape, stream, middle, along, w, u, np.int64(number), out)
+@numba.njit(**_SERIAL)
+def _bands_of(shape, part, parts):
+    """Numbers of the bands that a member of a team does."""
+    bands = _n_bands(shape)
+    return range(part * bands // parts, (part + 1) * bands // parts)
+
+
+@numba.njit(**_SERIAL)
+def _apply_stiffness(part, parts, gate, shape, stream, middle, along, w, u, out):
+    for number in _bands_of(shape, part, parts):
+        _stiffness_band(shape, stream, middle, along, w, u, number, out)
+    meet(gate, parts)
 
 
 def apply_stiffness(g0, g1, g2, w, u, out):
     """``out = K u``: ``(K u)_i = sum_f g_f (u_i - u_j) + w_i u_i``. Padded arrays; `out` is not `u`."""
-    _apply_stiffness[_workers(u.size) > 1](_fold(u.shape), *_flat_graph(g0, g1, g2), *_fields(w, u, out))
+    together(_apply_stiffness, _workers(u.size), _fold(u.shape), *_flat_graph(g0, g1, g2), *_fields(w, u, out))
 
 
 @numba.njit(**_SERIAL)
@@ -1345,30 +1346,33 @@ def _stabilized_band(
     return _ordered_sum(tally)
 
 
-@_serial_and_parallel
+@numba.njit(**_SERIAL)
 def _stabilized_step(
-    shape, stream, middle, along, w, inv_mass, dt, mu, nu, mu_t, gamma_t, base, patterns, amplitudes, u, rate0, spare, out
+    part, parts, gate, shape, stream, middle, along, w, inv_mass, dt, mu, nu, mu_t, gamma_t, base, patterns, amplitudes, u,
+    rate0, spare, out, entered,
 ):  # fmt: skip
-    n_stages, bands = amplitudes.shape[0], _n_bands(shape)
-    entered = np.zeros(bands)
+    """See `stabilized_step`; `entered` (2, bands) is used in turn, so that no stage writes what is still being added up."""
+    n_stages = amplitudes.shape[0]
     # Y_j takes the place of Y_{j-2}; the last of them has to end in `out`.
     last, target = (spare, out) if n_stages % 2 == 0 else (out, spare)
     first_step = mu_t[1] * dt
-    for number in numba.prange(bands):
-        entered[number] = _first_stage_band(
-            shape, stream, middle, along, w, inv_mass, first_step, base, patterns, amplitudes, np.int64(0), u, np.int64(number),
-            rate0, last, target,
+    for number in _bands_of(shape, part, parts):
+        entered[1, number] = _first_stage_band(
+            shape, stream, middle, along, w, inv_mass, first_step, base, patterns, amplitudes, np.int64(0), u, number, rate0,
+            last, target,
         )  # fmt: skip
-    entered0 = _ordered_sum(entered)
+    meet(gate, parts)
+    entered0 = _ordered_sum(entered[1])
     gain_before, gain = 0.0, first_step * entered0
     for j in range(2, n_stages + 1):
-        coefficients = (mu[j], nu[j], mu_t[j], gamma_t[j])
-        for number in numba.prange(bands):
-            entered[number] = _stabilized_band(
+        coefficients, now = (mu[j], nu[j], mu_t[j], gamma_t[j]), entered[j % 2]
+        for number in _bands_of(shape, part, parts):
+            now[number] = _stabilized_band(
                 shape, stream, middle, along, w, inv_mass, dt, coefficients, base, patterns, amplitudes, j - 1, u, rate0, last,
-                np.int64(number), target,
+                number, target,
             )  # fmt: skip
-        change = dt * (mu_t[j] * _ordered_sum(entered) + gamma_t[j] * entered0)
+        meet(gate, parts)
+        change = dt * (mu_t[j] * _ordered_sum(now) + gamma_t[j] * entered0)
         gain_before, gain = gain, mu[j] * gain + nu[j] * gain_before + change
         last, target = target, last
     return gain
@@ -1400,9 +1404,10 @@ def stabilized_step(g0, g1, g2, w, inv_mass, dt, mu, nu, mu_t, gamma_t, base, pa
         What entered through walls, sources and losses, weighted as the stages weight their evaluations.
     """
     w, inv_mass, base, u, rate0, spare, out = _fields(w, inv_mass, base, u, work[0], work[1], out)
-    return _stabilized_step[_workers(u.size) > 1](
-        _fold(work.shape[1:]), *_flat_graph(g0, g1, g2), w, inv_mass, float(dt), mu, nu, mu_t, gamma_t,
-        base, patterns.reshape(-1), amplitudes, u, rate0, spare, out,
+    shape, workers = _fold(work.shape[1:]), _workers(u.size, len(amplitudes))
+    return together(
+        _stabilized_step, workers, shape, *_flat_graph(g0, g1, g2), w, inv_mass, float(dt), mu, nu, mu_t, gamma_t,
+        base, patterns.reshape(-1), amplitudes, u, rate0, spare, out, np.empty((2, _n_bands(shape))),
     )  # fmt: skip
 
 
@@ -1445,26 +1450,28 @@ def _runge_kutta_band(
     return _ordered_sum(tally), error
 
 
-@_serial_and_parallel
+@numba.njit(**_SERIAL)
 def _runge_kutta_step(
-    shape, stream, middle, along, w, inv_mass, dt, A, b, b_hat, base, patterns, amplitudes, u, work, out
-):
-    n_stages, bands = b.size, _n_bands(shape)
-    entered, errors = np.zeros(bands), np.zeros(bands)
+    part, parts, gate, shape, stream, middle, along, w, inv_mass, dt, A, b, b_hat, base, patterns, amplitudes, u, work, out,
+    entered, errors,
+):  # fmt: skip
+    """See `runge_kutta_step`; `entered` as in `_stabilized_step`, `errors` (bands,)."""
+    n_stages = b.size
     gain = 0.0
     stage = u
     for s in range(n_stages):
-        last = s + 1 == n_stages
+        last, now = s + 1 == n_stages, entered[s % 2]
         # The stages alternate between two arrays; the last one written is `out`.
         target = out if (n_stages - s) % 2 == 1 else work[n_stages]
         weights = b if last else A[s + 1, : s + 1]
         error_weights = b - b_hat if last and b_hat.size > 0 else b[:0]
-        for number in numba.prange(bands):
-            entered[number], errors[number] = _runge_kutta_band(
+        for number in _bands_of(shape, part, parts):
+            now[number], errors[number] = _runge_kutta_band(
                 shape, stream, middle, along, w, inv_mass, dt, weights, error_weights, base, patterns, amplitudes, s, u, stage,
-                np.int64(number), work, target,
+                number, work, target,
             )  # fmt: skip
-        gain += dt * b[s] * _ordered_sum(entered)
+        meet(gate, parts)
+        gain += dt * b[s] * _ordered_sum(now)
         stage = target
     return gain, errors.max()
 
@@ -1493,6 +1500,8 @@ def runge_kutta_step(g0, g1, g2, w, inv_mass, dt, A, b, b_hat, base, patterns, a
     """
     shape, patterns, work = _fold(u.shape), patterns.reshape(-1), work.reshape(len(work), u.size)
     w, inv_mass, base, u, out = _fields(w, inv_mass, base, u, out)
-    return _runge_kutta_step[_workers(u.size) > 1](
-        shape, *_flat_graph(g0, g1, g2), w, inv_mass, float(dt), A, b, b_hat, base, patterns, amplitudes, u, work, out
-    )
+    bands, workers = _n_bands(shape), _workers(u.size, b.size)
+    return together(
+        _runge_kutta_step, workers, shape, *_flat_graph(g0, g1, g2), w, inv_mass, float(dt), A, b, b_hat, base, patterns,
+        amplitudes, u, work, out, np.empty((2, bands)), np.empty(bands),
+    )  # fmt: skip
