@@ -123,11 +123,11 @@ def generate(
             held = (HELD + 1) * workers * recipe.per_shard
             require_memory(held * recipe.solve_bytes, "solving one shard per worker")
             journal = store.Journal(folder / JOURNAL)
-            job = partial(compute_shard, recipe)
+            job = partial(_packed_shard, recipe)
             with _stop_requests() as stop, done_ahead(job, left, workers - 1) as shards:
-                for k, arrays in shards:
-                    digest = store.write_hdf5(_shard_path(folder, k), arrays, recipe.label(k))
-                    journal.append({"shard": k, "items": len(arrays["u"]), "sha256": digest})
+                for k, (content, digest) in shards:
+                    store.write_bytes(_shard_path(folder, k), content)
+                    journal.append({"shard": k, "items": len(recipe.items(k)), "sha256": digest})
                     report(min((k + 1) * recipe.per_shard, recipe.count), recipe.count)
                     if stop.is_set() and k + 1 < recipe.n_shards:
                         raise Interrupted(
@@ -348,6 +348,12 @@ def _stop_requests() -> Iterator[threading.Event]:
     finally:
         for key, handler in before.items():
             signal.signal(key, handler)
+
+
+def _packed_shard(recipe: _Recipe, shard: int) -> tuple[bytes, str]:
+    """The file of one shard and its SHA-256."""
+    content = store.pack_hdf5(compute_shard(recipe, shard), recipe.label(shard))
+    return content, hashlib.sha256(content).hexdigest()
 
 
 def compute_shard(recipe: _Recipe, shard: int) -> dict[str, np.ndarray]:

@@ -219,6 +219,14 @@ def test_equal_content_gives_equal_bytes_and_the_digest_is_that_of_the_file(tmp_
     assert first == second == store.digest(tmp_path / "a")
 
 
+def test_what_is_packed_is_the_file_whether_it_is_put_together_in_memory_or_on_disk(tmp_path, monkeypatch):
+    arrays, metadata = {"u": np.random.default_rng(0).random((70, 33, 33)), "n": np.arange(3)}, {"k": 1}
+    store.write_hdf5(tmp_path / "a", arrays, metadata)
+    monkeypatch.setattr("diffsim.store.hdf5._SMALL", 0)
+    store.write_hdf5(tmp_path / "b", arrays, metadata)
+    assert store.pack_hdf5(arrays, metadata) == (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 def test_other_programs_can_open_a_sealed_file(sealed):
     with h5py.File(sealed) as file:
         assert file["u"].shape == (5, 12)

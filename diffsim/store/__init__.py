@@ -5,7 +5,7 @@ against what it holds before memory is taken, never runs code, never follows a l
 `StoreError` naming the file where anything is wrong.
 
     atomic        replacing, write_bytes, write_text, write_json, Journal, locked, sweep
-    hdf5          write_hdf5, read_hdf5 (sealed with a digest), create_hdf5, open_hdf5 (layouts of others)
+    hdf5          write_hdf5, pack_hdf5, read_hdf5 (sealed with a digest), create_hdf5, open_hdf5 (layouts of others)
     arrays        npy, npz, safetensors
     tables        CSV, TOML, JSON, text
     images        PNG, TIFF and what else pillow reads; figures
@@ -26,7 +26,7 @@ from .atomic import (
     write_json,
     write_text,
 )
-from .hdf5 import create_hdf5, open_hdf5, read_hdf5, write_hdf5
+from .hdf5 import create_hdf5, open_hdf5, pack_hdf5, read_hdf5, write_hdf5
 from .images import read_image, write_figure
 from .tables import Table, parse_toml, read_csv, read_json, read_text, read_toml
 from .trajectories import load, save_trajectory
@@ -41,6 +41,7 @@ __all__ = [
     "locked",
     "new_path",
     "open_hdf5",
+    "pack_hdf5",
     "parse_toml",
     "read_bytes",
     "read_csv",

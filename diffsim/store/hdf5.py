@@ -20,13 +20,14 @@ import numpy as np
 
 from .. import resources
 from ..errors import StoreError
-from .atomic import crash_point, digest, explained, parsing, plain, replacing, translated
+from .atomic import crash_point, digest, explained, parsing, plain, replacing, translated, write_bytes
 
 BLOCK = 512
 _TITLE = "diffsim sealed hdf5"
 _VERSION = 1
 _METADATA = "metadata.json"
 _SMALL = 64 << 20  # bytes of a file that is put together in memory
+_CHUNK = 1 << 18  # bytes of a chunk at most: it stays in the cache between its copy and its checksum
 _MOST_OBJECTS = 100_000
 _MOST_ATTRIBUTES = 4096
 _MOST_DEPTH = 16
@@ -40,7 +41,7 @@ class _Patient(io.RawIOBase):
     is well; the caller asks for `.error` afterwards.
     """
 
-    def __init__(self, raw: io.FileIO | io.BytesIO):
+    def __init__(self, raw: io.FileIO):
         self._raw = raw
         self.error: OSError | None = None
 
@@ -71,13 +72,6 @@ class _Patient(io.RawIOBase):
         self._attempt(self._raw.truncate, size)
         return size
 
-    def onto(self, raw: io.FileIO) -> "_Patient":
-        """What was put together in memory, written to a file."""
-        assert isinstance(self._raw, io.BytesIO)
-        patient = _Patient(raw)
-        patient.write(self._raw.getbuffer())
-        return patient
-
     def _write_all(self, buffer) -> None:
         rest = memoryview(buffer).cast("B")
         while rest:
@@ -94,29 +88,53 @@ class _Patient(io.RawIOBase):
 def write_hdf5(path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Write `arrays` and `metadata` (JSON) to a sealed HDF5 file, atomically; its SHA-256.
 
-    Equal content gives equal bytes. Floats that were never written read back as NaN, never as 0.
+    Equal content gives equal bytes. Floats that were never written read back as NaN, never as 0. A small file is put
+    together in memory and written at once: HDF5 writes it in hundreds of pieces.
     """
     path = Path(path)
-    converted = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
-    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, default=plain).encode()
-    converted[_METADATA] = np.frombuffer(text, dtype=np.uint8)
-    for name, array in converted.items():
-        if array.dtype.kind not in "biufc" or "/" in name or name in ("", "."):
-            raise StoreError(f"cannot write {path}: array {name!r} of dtype {array.dtype} is not plain numbers.")
-    size = sum(array.nbytes for array in converted.values()) + BLOCK
+    content = _plain_arrays(arrays, metadata)
+    size = sum(array.nbytes for array in content.values()) + BLOCK
     resources.require_disk(path.parent, size, f"writing {path.name}")
-    with create_hdf5(path, sealed=True, small=size <= _SMALL) as file:
-        for name, array in converted.items():
+    if size <= _SMALL:
+        packed = pack_hdf5(arrays, metadata)
+        write_bytes(path, packed)
+        return hashlib.sha256(packed).hexdigest()
+    with create_hdf5(path, sealed=True) as file:
+        for name, array in content.items():
             _create(file, name, array)
             crash_point("writing")
     return digest(path)
 
 
-@contextmanager
-def create_hdf5(path, *, sealed: bool = False, small: bool = False) -> Iterator[Any]:
-    """A new h5py file to write to, in any layout; it becomes the file at `path`, whole and durable, when the block ends.
+def pack_hdf5(arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
+    """The bytes of the file that `write_hdf5` writes, for who writes it elsewhere."""
+    import h5py
 
-    A `small` one is put together in memory and written at once: HDF5 writes it in hundreds of pieces.
+    memory = io.BytesIO()
+    with h5py.File(memory, "w", userblock_size=BLOCK) as file:
+        for name, array in _plain_arrays(arrays, metadata).items():
+            _create(file, name, array)
+    with memory.getbuffer() as view:
+        view[:BLOCK] = _seal(hashlib.sha256(view[BLOCK:]))
+    return memory.getvalue()
+
+
+def _plain_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a sealed file holds, by name: arrays of numbers, and the metadata as bytes of text."""
+    content = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
+    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, default=plain).encode()
+    content[_METADATA] = np.frombuffer(text, dtype=np.uint8)
+    for name, array in content.items():
+        if array.dtype.kind not in "biufc" or "/" in name or name in ("", "."):
+            raise StoreError(
+                f"cannot write the array {name!r} of dtype {array.dtype} to HDF5: it is not plain numbers."
+            )
+    return content
+
+
+@contextmanager
+def create_hdf5(path, *, sealed: bool = False) -> Iterator[Any]:
+    """A new h5py file to write to, in any layout; it becomes the file at `path`, whole and durable, when the block ends.
 
     Raises
     ------
@@ -127,19 +145,18 @@ def create_hdf5(path, *, sealed: bool = False, small: bool = False) -> Iterator[
 
     path = Path(path)
     with replacing(path) as temporary, open(temporary, "w+b", buffering=0) as raw:
-        patient = _Patient(io.BytesIO() if small else raw)
+        patient = _Patient(raw)
         try:
             with h5py.File(patient, "w", userblock_size=BLOCK if sealed else 0) as file:
                 yield file
         except (OSError, RuntimeError) as error:
             if patient.error is None:
                 raise StoreError(f"cannot write {path}: {error}.") from error
-        if small:
-            patient = patient.onto(raw)
         if patient.error is not None:
             raise explained(patient.error, path, "write")
         if sealed:
-            seal = _seal(raw)
+            raw.seek(BLOCK)
+            seal = _seal(hashlib.file_digest(raw, "sha256"))
             raw.seek(0)
             raw.write(seal)
 
@@ -149,14 +166,14 @@ def _create(file, name: str, array: np.ndarray) -> None:
         file.create_dataset(name, data=array)
         return
     fill = np.nan if array.dtype.kind in "fc" else None
-    file.create_dataset(name, data=array, chunks=True, fletcher32=True, fillvalue=fill)
+    entries = _CHUNK // array[0].nbytes  # in one chunk, which has one checksum and is written at once
+    chunks = (min(entries, len(array)), *array.shape[1:]) if entries else True
+    file.create_dataset(name, data=array, chunks=chunks, fletcher32=True, fillvalue=fill)
 
 
-def _seal(raw) -> bytes:
-    """The user block that belongs to the content of `raw` after it."""
-    raw.seek(BLOCK)
-    content = hashlib.file_digest(raw, "sha256").hexdigest()
-    return f"{_TITLE} {_VERSION}\nsha256 {content}\n".encode().ljust(BLOCK, b"\0")
+def _seal(content) -> bytes:
+    """The user block in front of a content with this hash."""
+    return f"{_TITLE} {_VERSION}\nsha256 {content.hexdigest()}\n".encode().ljust(BLOCK, b"\0")
 
 
 def read_hdf5(path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -184,7 +201,7 @@ def read_hdf5(path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _check_seal(path: Path) -> None:
     with translated(path, "read"), open(path, "rb") as raw:
         block = raw.read(BLOCK)
-        intact = len(block) == BLOCK and block == _seal(raw)
+        intact = len(block) == BLOCK and block == _seal(hashlib.file_digest(raw, "sha256"))
     if intact:
         return
     title = block[:80].split(b"\n")[0].decode("ascii", "replace")
