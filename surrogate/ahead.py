@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
@@ -32,19 +32,21 @@ def done_ahead(
     Notes
     -----
     Leaving the block cancels what was not begun and waits for the rest; after a KeyboardInterrupt it does not wait.
+    Processes that have nothing left to do end by themselves, in a tenth of a second.
     """
-    helpers: list[_Helper] = [_Thread(alone=not processes)]
+    helpers: list[_Helper] = []
     if processes and len(numbers) > 1:
-        helpers.append(_Processes(min(processes, len(numbers) - 1)))
-    wait = True
+        helpers.append(_Processes(min(processes, len(numbers) - 1)))  # they start while this process loads what it needs
+    helpers.insert(0, _Thread(alone=not processes))
+    patient = True
     try:
         yield _in_order(job, numbers, helpers)
     except KeyboardInterrupt:
-        wait = False
+        patient = False
         raise
     finally:
         for helper in helpers:
-            helper.close(wait)
+            helper.close(patient)
 
 
 def _in_order(job: Callable[[int], Any], numbers: Sequence[int], helpers: list) -> Iterator[tuple[int, Any]]:
@@ -54,8 +56,11 @@ def _in_order(job: Callable[[int], Any], numbers: Sequence[int], helpers: list) 
         while left and len(begun) < most and any(helper.room for helper in helpers):
             number = left.popleft()
             begun.append((number, max(helpers, key=lambda helper: helper.room).submit(job, number)))
-        number, future = begun.popleft()
-        yield number, future.result()
+        number, future = begun[0]
+        wait([future, *(start for helper in helpers for start in helper.starting)], return_when=FIRST_COMPLETED)
+        if future.done():
+            begun.popleft()
+            yield number, future.result()
 
 
 class _Helper:
@@ -63,14 +68,18 @@ class _Helper:
 
     def __init__(self, size: int):
         self.size = size
-        self.ready = True
         self._given: list[Future] = []
+
+    @property
+    def starting(self) -> list[Future]:
+        """What is done when another of its workers has started."""
+        return []
 
     @property
     def room(self) -> float:
         """Jobs it would take now, per worker."""
         self._given = [future for future in self._given if not future.done()]
-        return max(0.0, HELD - len(self._given) / self.size) if self.ready else 0.0
+        return max(0.0, HELD - len(self._given) / self.size)
 
     def submit(self, job: Callable, *arguments) -> Future:
         future = self._start(job, *arguments)
@@ -80,7 +89,7 @@ class _Helper:
     def _start(self, job: Callable, *arguments) -> Future:
         raise NotImplementedError
 
-    def close(self, wait: bool) -> None:
+    def close(self, patient: bool) -> None:
         for future in self._given:
             future.cancel()
 
@@ -113,10 +122,10 @@ class _Thread(_Helper):
         self._queue.put((future, job, arguments))
         return future
 
-    def close(self, wait: bool) -> None:
-        super().close(wait)
+    def close(self, patient: bool) -> None:
+        super().close(patient)
         self._queue.put(None)
-        if wait:
+        if patient:
             self._thread.join()
 
 
@@ -133,16 +142,21 @@ class _Processes(_Helper):
         self._started = [self._pool.submit(_nothing) for _ in range(size)]
 
     @property
+    def starting(self) -> list[Future]:
+        return [future for future in self._started if not future.done()]
+
+    @property
     def room(self) -> float:
-        self.ready = any(future.done() for future in self._started)
-        return super().room
+        return super().room if len(self.starting) < self.size else 0.0
 
     def _start(self, job: Callable, *arguments) -> Future:
         return self._pool.submit(job, *arguments)
 
-    def close(self, wait: bool) -> None:
-        super().close(wait)
-        self._pool.shutdown(wait=wait, cancel_futures=True)
+    def close(self, patient: bool) -> None:
+        super().close(patient)
+        if patient:
+            wait(self._given)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _quiet_worker() -> None:
