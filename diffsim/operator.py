@@ -76,9 +76,10 @@ class Operator:
     def leave(self, state: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """A padded state as a user's field: NaN in voids, held values in held cells. A copy, in `out` where given;
         `out` may be the place of the state itself."""
-        field = np.empty(self.grid.shape) if out is None else out
-        if field.ctypes.data != state.ctypes.data:
-            field[...] = state.reshape(self.grid.shape)
+        inside = state.reshape(self.grid.shape)
+        field = inside.copy() if out is None else out
+        if out is not None and field.ctypes.data != state.ctypes.data:
+            field[...] = inside
         if self.problem.active is not None:
             field[~self.problem.active] = np.nan
         if self.problem.fixed is not None:

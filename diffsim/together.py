@@ -58,8 +58,10 @@ def _assemble(stack: list[Operator]) -> None:
     diagonal, base = np.zeros((count, grid.size)), np.zeros((count, grid.size))
     nothing = [np.zeros(first._face_shape(axis)) for axis in range(lead)]
     joined, links_of, walls_of = np.ones(count, dtype=bool), [], []
+    cubes = grid.uniform and len(set(grid.spacing)) == 1  # half cells are the same along every axis
     for axis in range(grid.ndim):
-        half = series.half_cells(grid, axis, d)
+        if axis == 0 or not cubes:
+            half = series.half_cells(grid, axis, d)
         links = series.conductances(grid, axis, half, first.periodic[lead + axis])
         inner = np.moveaxis(links, 1 + axis, 1)[:, 1:-1]
         joined &= inner.min(axis=tuple(range(1, inner.ndim)), initial=1.0) > 0
@@ -80,8 +82,8 @@ def _assemble(stack: list[Operator]) -> None:
         places = np.arange(cells.size)
         for k, (_, value, flux) in enumerate(terms):
             walls[k].append(Wall(side, cells, area, side_half[k], g[k], places, value, flux))
-    volumes = first.volumes.reshape(-1)
+    base = base.reshape(count, *grid.shape)
     for k, operator in enumerate(stack):
-        base[k] += volumes * np.ravel(operator.problem.source.steady)
+        base[k] += grid.volume_factors * operator.problem.source.steady
         conductances = (*nothing, *(links[k] for links in links_of))
         operator.adopt(conductances, walls[k], diagonal[k].reshape(operator.shape), base[k], bool(joined[k]))
