@@ -1,31 +1,31 @@
-"""Numbered jobs done ahead of whoever waits for them, and handed over in order: by a thread here, by processes beside.
+"""Jobs done ahead of whoever waits for them, and handed over in order: by a thread here, by processes beside.
 
-The thread shares what is loaded and compiled, so it starts at once; processes take a second to start and join when they
-are ready. What a job returns may depend on its number alone: who does it is a matter of chance.
+The thread shares what is loaded and compiled, so it starts at once; processes take half a second to start and join
+when they are ready. What a job does may depend on its task alone: who does it is a matter of chance.
 """
 
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
+_END = object()
 HELD = 2  # jobs per worker that are begun or done and not handed over: one in hand, one to go on with
 
 
 @contextmanager
-def done_ahead(
-    job: Callable[[int], Any], numbers: Sequence[int], processes: int = 0
-) -> Iterator[Iterator[tuple[int, Any]]]:
-    """An iterator of (number, ``job(number)``) in the order of `numbers`.
+def done_ahead(job: Callable[[Any], Any], tasks: Iterable, processes: int = 0) -> Iterator[Iterator[tuple[Any, Any]]]:
+    """An iterator of (task, ``job(task)``) in the order of `tasks`, which are asked for one by one when they are begun.
 
     Parameters
     ----------
     job
-        Can be pickled where there are processes. An exception that it raises is raised where its result is due.
+        Can be pickled where there are processes, as tasks and results can. An exception that it raises is raised where
+        its result is due.
     processes
         How many work beside the thread of this process. Each of them all holds `HELD` results at most.
 
@@ -34,13 +34,11 @@ def done_ahead(
     Leaving the block cancels what was not begun and waits for the rest; after a KeyboardInterrupt it does not wait.
     Processes that have nothing left to do end by themselves, in a tenth of a second.
     """
-    helpers: list[_Helper] = []
-    if processes and len(numbers) > 1:
-        helpers.append(_Processes(min(processes, len(numbers) - 1)))  # they start while this process loads what it needs
-    helpers.insert(0, _Thread(alone=not processes))
+    beside = [_Processes(processes)] if processes else []  # first: they start while this process loads what it needs
+    helpers: list[_Helper] = [_Thread(alone=not processes), *beside]
     patient = True
     try:
-        yield _in_order(job, numbers, helpers)
+        yield _in_order(job, tasks, helpers)
     except KeyboardInterrupt:
         patient = False
         raise
@@ -49,18 +47,19 @@ def done_ahead(
             helper.close(patient)
 
 
-def _in_order(job: Callable[[int], Any], numbers: Sequence[int], helpers: list) -> Iterator[tuple[int, Any]]:
-    left, begun = deque(numbers), deque[tuple[int, Future]]()
+def _in_order(job: Callable[[Any], Any], tasks: Iterable, helpers: list) -> Iterator[tuple[Any, Any]]:
+    left, begun = iter(tasks), deque[tuple[Any, Future]]()
     most = HELD * sum(helper.size for helper in helpers)
-    while left or begun:
-        while left and len(begun) < most and any(helper.room for helper in helpers):
-            number = left.popleft()
-            begun.append((number, max(helpers, key=lambda helper: helper.room).submit(job, number)))
-        number, future = begun[0]
+    while True:
+        while len(begun) < most and any(helper.room for helper in helpers) and (task := next(left, _END)) is not _END:
+            begun.append((task, max(helpers, key=lambda helper: helper.room).submit(job, task)))
+        if not begun:
+            return
+        task, future = begun[0]
         wait([future, *(start for helper in helpers for start in helper.starting)], return_when=FIRST_COMPLETED)
         if future.done():
             begun.popleft()
-            yield number, future.result()
+            yield task, future.result()
 
 
 class _Helper:

@@ -124,17 +124,21 @@ def generate(
             held = (HELD + 1) * workers * recipe.per_shard
             require_memory(held * recipe.solve_bytes, "solving one shard per worker")
             journal = store.Journal(folder / JOURNAL)
-            job = partial(_packed_shard, recipe)
-            with _stop_requests() as stop, done_ahead(job, left, workers - 1) as shards:
-                for k, (content, digest) in shards:
-                    store.write_bytes(_shard_path(folder, k), content)
-                    journal.append({"shard": k, "items": len(recipe.items(k)), "sha256": digest})
-                    report(min((k + 1) * recipe.per_shard, recipe.count), recipe.count)
-                    if stop.is_set() and k + 1 < recipe.n_shards:
-                        raise Interrupted(
-                            f"stopped after {(k + 1) * recipe.per_shard} of {recipe.count} items; all of them are "
-                            f"safe in {folder}. The same call resumes."
-                        )
+            tasks = ((k, store.stage(_shard_path(folder, k))) for k in left)
+            job = partial(_fill_shard, recipe, folder)
+            try:
+                with _stop_requests() as stop, done_ahead(job, tasks, min(workers, len(left)) - 1) as shards:
+                    for (k, temporary), digest in shards:
+                        store.publish(temporary, _shard_path(folder, k))
+                        journal.append({"shard": k, "items": len(recipe.items(k)), "sha256": digest})
+                        report(min((k + 1) * recipe.per_shard, recipe.count), recipe.count)
+                        if stop.is_set() and k + 1 < recipe.n_shards:
+                            raise Interrupted(
+                                f"stopped after {(k + 1) * recipe.per_shard} of {recipe.count} items; all of them are "
+                                f"safe in {folder}. The same call resumes."
+                            )
+            finally:
+                store.sweep(folder / SHARDS)  # what was begun and is not wanted any more
         store.write_json(folder / MANIFEST, recipe.manifest(store.Journal(folder / JOURNAL).records()))
     return Dataset(folder)
 
@@ -351,10 +355,12 @@ def _stop_requests() -> Iterator[threading.Event]:
             signal.signal(key, handler)
 
 
-def _packed_shard(recipe: _Recipe, shard: int) -> tuple[bytes, str]:
-    """The file of one shard and its SHA-256."""
+def _fill_shard(recipe: _Recipe, folder: Path, task: tuple[int, Path]) -> str:
+    """Write the content of a shard to the temporary file that was staged for it; its SHA-256."""
+    shard, temporary = task
     content = store.pack_hdf5(compute_shard(recipe, shard), recipe.label(shard))
-    return content, hashlib.sha256(content).hexdigest()
+    store.fill(temporary, _shard_path(folder, shard), content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def compute_shard(recipe: _Recipe, shard: int) -> dict[str, np.ndarray]:
@@ -366,11 +372,8 @@ def compute_shard(recipe: _Recipe, shard: int) -> dict[str, np.ndarray]:
     solutions = diffsim.equilibrium(solved, tol=TOLERANCE)
     labels = np.stack([_coarsened(s.u, finer) for s in solutions])
     for i, problem, label, solution in zip(items, problems, labels, solutions, strict=True):
-        if finer > 1:
-            faults = label_faults(problem, label, None)
-        else:
-            faults = label_faults(problem, label, ALLOWED, solution.operator)
-        if faults:
+        limit, operator = (ALLOWED, solution.operator) if finer == 1 else (None, None)
+        if faults := label_faults(problem, label, limit, operator):
             raise DiffsimError(
                 f"item {i} of seed {seed} fails its own check: {'; '.join(faults)}. Nothing of this shard was stored."
             )

@@ -1,5 +1,6 @@
 """Jobs done ahead: in order, never too many, and what fails or is left fails or ends where it is due."""
 
+import os
 import threading
 import time
 
@@ -30,6 +31,24 @@ def test_results_come_in_the_order_of_the_numbers(processes):
 def test_processes_join_in():
     with done_ahead(square, range(200), 2) as results:
         assert list(results) == [(k, k * k) for k in range(200)]
+
+
+def met(task):
+    """The first task ends when another process has begun one."""
+    number, folder = task
+    if number:
+        (folder / str(os.getpid())).touch()
+        return True
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(path.name != str(os.getpid()) for path in folder.iterdir()):
+        time.sleep(1e-3)
+    return time.monotonic() < deadline
+
+
+@pytest.mark.slow
+def test_a_process_gets_work_when_it_has_started_though_nothing_is_handed_over_yet(tmp_path):
+    with done_ahead(met, [(k, tmp_path) for k in range(4)], 1) as results:
+        assert all(result for _, result in results)
 
 
 def test_no_more_is_begun_than_can_be_held():

@@ -4,7 +4,7 @@ Writing is atomic and durable: a reader sees the old file or the new one. Readin
 against what it holds before memory is taken, never runs code, never follows a link out of the file, and raises
 `StoreError` naming the file where anything is wrong.
 
-    atomic        replacing, write_bytes, write_text, write_json, Journal, locked, sweep
+    atomic        replacing (stage, fill, publish), write_bytes, write_text, write_json, Journal, locked, sweep
     hdf5          write_hdf5, pack_hdf5, read_hdf5 (sealed with a digest), create_hdf5, open_hdf5 (layouts of others)
     arrays        npy, npz, safetensors
     tables        CSV, TOML, JSON, text
@@ -17,10 +17,13 @@ from .atomic import (
     Journal,
     append_line,
     digest,
+    fill,
     locked,
     new_path,
+    publish,
     read_bytes,
     replacing,
+    stage,
     sweep,
     write_bytes,
     write_json,
@@ -37,12 +40,14 @@ __all__ = [
     "append_line",
     "create_hdf5",
     "digest",
+    "fill",
     "load",
     "locked",
     "new_path",
     "open_hdf5",
     "pack_hdf5",
     "parse_toml",
+    "publish",
     "read_bytes",
     "read_csv",
     "read_hdf5",
@@ -55,6 +60,7 @@ __all__ = [
     "read_toml",
     "replacing",
     "save_trajectory",
+    "stage",
     "sweep",
     "write_bytes",
     "write_figure",

@@ -91,20 +91,47 @@ def replacing(path) -> Iterator[Path]:
         Where it cannot be written. The old file, if there was one, is untouched then, and the temporary is gone.
     """
     path = Path(path)
+    temporary = stage(path)
+    try:
+        with translated(path, "write"):
+            yield temporary
+        publish(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def stage(path) -> Path:
+    """A new and empty temporary file beside `path`, for `fill` and `publish`; `sweep` removes it where neither comes."""
+    path = Path(path)
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with translated(path, "write"):
-        try:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            yield temporary
-            crash_point("written")
-            _fsync(temporary)
-            crash_point("rename")
-            os.replace(temporary, path)
-            crash_point("renamed")
-            _fsync_folder(path.parent)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return temporary
+
+
+def fill(temporary: Path, path, content: bytes) -> None:
+    """Write what shall become the file at `path` to a temporary that was staged for it, in any process.
+
+    Nothing is made where the temporary has been swept away.
+    """
+    with translated(Path(path), "write"), open(temporary, "r+b") as file:
+        half = len(content) // 2
+        file.write(content[:half])
+        crash_point("writing")
+        file.write(content[half:])
+
+
+def publish(temporary: Path, path) -> None:
+    """Make a temporary that is written the file at `path`, durable when this returns."""
+    path = Path(path)
+    with translated(path, "write"):
+        crash_point("written")
+        _fsync(temporary)
+        crash_point("rename")
+        os.replace(temporary, path)
+        crash_point("renamed")
+        _fsync_folder(path.parent)
 
 
 def _fsync(path: Path) -> None:
@@ -127,11 +154,8 @@ def _fsync_folder(folder: Path) -> None:
 
 def write_bytes(path, content: bytes) -> None:
     """Replace the file at `path` by `content`, atomically."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        half = len(content) // 2
-        file.write(content[:half])
-        crash_point("writing")
-        file.write(content[half:])
+    with replacing(path) as temporary:
+        fill(temporary, path, content)
 
 
 def write_text(path, text: str) -> None:
