@@ -358,9 +358,7 @@ def _stop_requests() -> Iterator[threading.Event]:
 def _fill_shard(recipe: _Recipe, folder: Path, task: tuple[int, Path]) -> str:
     """Write the content of a shard to the temporary file that was staged for it; its SHA-256."""
     shard, temporary = task
-    content = store.pack_hdf5(compute_shard(recipe, shard), recipe.label(shard))
-    store.fill(temporary, _shard_path(folder, shard), content)
-    return hashlib.sha256(content).hexdigest()
+    return store.fill_hdf5(temporary, _shard_path(folder, shard), compute_shard(recipe, shard), recipe.label(shard))
 
 
 def compute_shard(recipe: _Recipe, shard: int) -> dict[str, np.ndarray]:

@@ -102,24 +102,15 @@ def replacing(path) -> Iterator[Path]:
 
 
 def stage(path) -> Path:
-    """A new and empty temporary file beside `path`, for `fill` and `publish`; `sweep` removes it where neither comes."""
+    """A new and empty temporary file beside `path`, to be written anywhere and then made that file by `publish`.
+
+    Who writes to it opens what is there and makes nothing: once swept away, it stays away.
+    """
     path = Path(path)
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with translated(path, "write"):
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return temporary
-
-
-def fill(temporary: Path, path, content: bytes) -> None:
-    """Write what shall become the file at `path` to a temporary that was staged for it, in any process.
-
-    Nothing is made where the temporary has been swept away.
-    """
-    with translated(Path(path), "write"), open(temporary, "r+b") as file:
-        half = len(content) // 2
-        file.write(content[:half])
-        crash_point("writing")
-        file.write(content[half:])
 
 
 def publish(temporary: Path, path) -> None:
@@ -154,8 +145,11 @@ def _fsync_folder(folder: Path) -> None:
 
 def write_bytes(path, content: bytes) -> None:
     """Replace the file at `path` by `content`, atomically."""
-    with replacing(path) as temporary:
-        fill(temporary, path, content)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        half = len(content) // 2
+        file.write(content[:half])
+        crash_point("writing")
+        file.write(content[half:])
 
 
 def write_text(path, text: str) -> None:

@@ -20,13 +20,12 @@ import numpy as np
 
 from .. import resources
 from ..errors import StoreError
-from .atomic import crash_point, digest, explained, parsing, plain, replacing, translated, write_bytes
+from .atomic import crash_point, digest, explained, parsing, plain, replacing, translated
 
 BLOCK = 512
 _TITLE = "diffsim sealed hdf5"
 _VERSION = 1
 _METADATA = "metadata.json"
-_SMALL = 64 << 20  # bytes of a file that is put together in memory
 _CHUNK = 1 << 18  # bytes of a chunk at most: it stays in the cache between its copy and its checksum
 _MOST_OBJECTS = 100_000
 _MOST_ATTRIBUTES = 4096
@@ -88,35 +87,28 @@ class _Patient(io.RawIOBase):
 def write_hdf5(path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Write `arrays` and `metadata` (JSON) to a sealed HDF5 file, atomically; its SHA-256.
 
-    Equal content gives equal bytes. Floats that were never written read back as NaN, never as 0. A small file is put
-    together in memory and written at once: HDF5 writes it in hundreds of pieces.
+    Equal content gives equal bytes. Floats that were never written read back as NaN, never as 0.
     """
+    with replacing(path) as temporary:
+        return fill_hdf5(temporary, path, arrays, metadata)
+
+
+def fill_hdf5(temporary: Path, path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Write what `write_hdf5` writes to a temporary that was staged for the file at `path`; its SHA-256."""
     path = Path(path)
     content = _plain_arrays(arrays, metadata)
     size = sum(array.nbytes for array in content.values()) + BLOCK
     resources.require_disk(path.parent, size, f"writing {path.name}")
-    if size <= _SMALL:
-        packed = pack_hdf5(arrays, metadata)
-        write_bytes(path, packed)
-        return hashlib.sha256(packed).hexdigest()
-    with create_hdf5(path, sealed=True) as file:
+    with _hdf5_in(temporary, path, BLOCK) as file:
         for name, array in content.items():
             _create(file, name, array)
             crash_point("writing")
-    return digest(path)
-
-
-def pack_hdf5(arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
-    """The bytes of the file that `write_hdf5` writes, for who writes it elsewhere."""
-    import h5py
-
-    memory = io.BytesIO()
-    with h5py.File(memory, "w", userblock_size=BLOCK) as file:
-        for name, array in _plain_arrays(arrays, metadata).items():
-            _create(file, name, array)
-    with memory.getbuffer() as view:
-        view[:BLOCK] = _seal(hashlib.sha256(view[BLOCK:]))
-    return memory.getvalue()
+    with translated(path, "write"), open(temporary, "r+b", buffering=0) as raw:
+        raw.seek(BLOCK)
+        seal = _seal(raw)
+        raw.seek(0)
+        raw.write(seal)
+    return digest(temporary)
 
 
 def _plain_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -126,14 +118,12 @@ def _plain_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> dic
     content[_METADATA] = np.frombuffer(text, dtype=np.uint8)
     for name, array in content.items():
         if array.dtype.kind not in "biufc" or "/" in name or name in ("", "."):
-            raise StoreError(
-                f"cannot write the array {name!r} of dtype {array.dtype} to HDF5: it is not plain numbers."
-            )
+            raise StoreError(f"cannot write array {name!r} of dtype {array.dtype} to HDF5: it is not plain numbers.")
     return content
 
 
 @contextmanager
-def create_hdf5(path, *, sealed: bool = False) -> Iterator[Any]:
+def create_hdf5(path) -> Iterator[Any]:
     """A new h5py file to write to, in any layout; it becomes the file at `path`, whole and durable, when the block ends.
 
     Raises
@@ -141,24 +131,25 @@ def create_hdf5(path, *, sealed: bool = False) -> Iterator[Any]:
     StoreError, ResourceError
         Where it cannot be written; a full disk does not end the process, as it does with h5py alone.
     """
+    with replacing(path) as temporary, _hdf5_in(temporary, Path(path)) as file:
+        yield file
+
+
+@contextmanager
+def _hdf5_in(temporary: Path, path: Path, block: int = 0) -> Iterator[Any]:
+    """A new h5py file in an empty one that is there, behind `block` bytes left to the caller; errors name `path`."""
     import h5py
 
-    path = Path(path)
-    with replacing(path) as temporary, open(temporary, "w+b", buffering=0) as raw:
+    with translated(path, "write"), open(temporary, "r+b", buffering=0) as raw:
         patient = _Patient(raw)
         try:
-            with h5py.File(patient, "w", userblock_size=BLOCK if sealed else 0) as file:
+            with h5py.File(patient, "w", userblock_size=block) as file:
                 yield file
         except (OSError, RuntimeError) as error:
             if patient.error is None:
                 raise StoreError(f"cannot write {path}: {error}.") from error
         if patient.error is not None:
             raise explained(patient.error, path, "write")
-        if sealed:
-            raw.seek(BLOCK)
-            seal = _seal(hashlib.file_digest(raw, "sha256"))
-            raw.seek(0)
-            raw.write(seal)
 
 
 def _create(file, name: str, array: np.ndarray) -> None:
@@ -171,9 +162,10 @@ def _create(file, name: str, array: np.ndarray) -> None:
     file.create_dataset(name, data=array, chunks=chunks, fletcher32=True, fillvalue=fill)
 
 
-def _seal(content) -> bytes:
-    """The user block in front of a content with this hash."""
-    return f"{_TITLE} {_VERSION}\nsha256 {content.hexdigest()}\n".encode().ljust(BLOCK, b"\0")
+def _seal(raw) -> bytes:
+    """The user block that belongs in front of what is left to read of `raw`."""
+    content = hashlib.file_digest(raw, "sha256").hexdigest()
+    return f"{_TITLE} {_VERSION}\nsha256 {content}\n".encode().ljust(BLOCK, b"\0")
 
 
 def read_hdf5(path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -201,7 +193,7 @@ def read_hdf5(path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _check_seal(path: Path) -> None:
     with translated(path, "read"), open(path, "rb") as raw:
         block = raw.read(BLOCK)
-        intact = len(block) == BLOCK and block == _seal(hashlib.file_digest(raw, "sha256"))
+        intact = len(block) == BLOCK and block == _seal(raw)
     if intact:
         return
     title = block[:80].split(b"\n")[0].decode("ascii", "replace")
