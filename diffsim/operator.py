@@ -663,12 +663,19 @@ class Operator:
             )
             return np.zeros(self.shape, dtype=np.int32), 1, np.array([held])
         if self.all_free and self._all_joined:
-            return np.zeros(self.shape, dtype=np.int32), 1, np.array([bool((self.diagonal > 0).any())])
+            return np.zeros(self.shape, dtype=np.int32), 1, self.anchored
         from .kernels import components
 
         labels = np.empty(self.shape, dtype=np.int32)
         anchored = components.label(*self.conductances, self.free, self.diagonal, labels)
         return labels, anchored.size, anchored
+
+    @cached_property
+    def anchored(self) -> np.ndarray:
+        """The same of `components`, without a label for every cell where every face conducts."""
+        if self.uniform is None and self.all_free and self._all_joined:
+            return np.array([bool((self.diagonal > 0).any())])
+        return self.components[2]
 
     # --- results
     # ------------------------------------------------------------------------------------------------------

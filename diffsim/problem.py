@@ -100,6 +100,7 @@ class Problem:
     reaction: Callable | None = None
     # {side: [(mask or None, plain side, (h, value, flux))]}, sides that are not periodic
     wall_terms: Mapping[str, list] = field(init=False, repr=False)
+    radiates: bool = field(init=False, repr=False)  # a side follows u
 
     def __post_init__(self):
         grid = self.grid
@@ -122,16 +123,19 @@ class Problem:
                 shape = grid.shape if side == "void" else grid.side_shape(side)
                 terms[side] = [(mask, part, part.terms(side, shape)) for mask, part in wall_parts(side, what, shape)]
         put("wall_terms", terms)
+        put(
+            "radiates",
+            any(
+                part.kind == "radiation"
+                for what in self.boundary.values()
+                for part in (what, getattr(what, "default", what), *(p for _, p in getattr(what, "patches", ())))
+            ),
+        )
 
     @property
     def follows_state(self) -> bool:
         """D or a radiating side depends on u: the operator changes as the state does."""
-        radiates = any(
-            part.kind == "radiation"
-            for what in self.boundary.values()
-            for part in (what, getattr(what, "default", what), *(p for _, p in getattr(what, "patches", ())))
-        )
-        return radiates or isinstance(self.diffusivity, OfState | OfGradient)
+        return self.radiates or isinstance(self.diffusivity, OfState | OfGradient)
 
     @property
     def steady_coefficients(self) -> bool:

@@ -24,7 +24,7 @@ def extrema(operator: Operator) -> tuple[float, float]:
     domain, nothing is known of it.
     """
     problem = operator.problem
-    if not operator.components[2].all():
+    if not operator.anchored.all():
         return -np.inf, np.inf
     imposed, pushing = [], [_range(problem.source(0.0))]
     for wall in operator.walls:
