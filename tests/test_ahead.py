@@ -1,10 +1,12 @@
 """Jobs done ahead: in order, never too many, and what fails or is left fails or ends where it is due."""
 
 import os
+import platform
 import threading
 import time
 
 import numba
+import numpy as np
 import pytest
 
 from surrogate.ahead import HELD, done_ahead
@@ -109,6 +111,21 @@ def test_an_interrupt_waits_for_nothing():
         pressed()
     assert not finish.is_set()
     finish.set()
+
+
+def faults(number):
+    """Pages that were fresh for 16 MB of arrays."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    _ = [np.ones(1 << 17) for _ in range(16)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how other libraries keep memory is theirs")
+def test_what_a_job_frees_is_kept_for_the_next():
+    with done_ahead(faults, range(6)) as results:
+        assert [count for _, count in results][-1] < 1000  # of 4096
 
 
 def share(number):
