@@ -331,7 +331,7 @@ class Operator:
 
     def _side_walls(self, side: str, axis: int, half: np.ndarray, cells: np.ndarray) -> list[Wall]:
         shape = self.grid.side_shape(side)
-        area = _spread(self.grid.face_areas(axis)[_at(axis, 0 if side.endswith("-") else -1)], shape)
+        area = self.grid.side_areas(side).reshape(shape)
         half = _spread(half.reshape([n for a, n in enumerate(half.shape) if a != axis]), shape)
         walls = []
         for mask, what, (h, value, flux) in self.problem.wall_terms[side]:
@@ -746,11 +746,6 @@ def _radiative_coefficient(strength, half, inside: np.ndarray, outside: np.ndarr
 
 def _slice(x: np.ndarray, axis: int, start, stop) -> np.ndarray:
     return x[(slice(None),) * axis + (slice(start, stop),)]
-
-
-def _at(axis: int, place: int) -> tuple:
-    """Index of one layer across `axis`."""
-    return (slice(None),) * axis + (place,)
 
 
 def _spread(values, shape) -> np.ndarray:
