@@ -54,11 +54,13 @@ def array(
     if where is not None:
         result[~where] = 0.0
     # the ends say it all: NaN is both the least and the largest of numbers that hold one
-    if result.size and not (math.isfinite(result.min()) and math.isfinite(result.max())):
+    low = float(result.min(initial=math.inf))
+    if result.size and not (math.isfinite(low) and math.isfinite(result.max())):
         bad = int(np.count_nonzero(~np.isfinite(result)))
         raise ProblemError(f"{name} holds {bad} values that are NaN or infinite; every value must be finite.")
     if max(least, above) > -math.inf:
-        low = float(result.min(initial=math.inf, where=True if where is None else where))
+        if where is not None:
+            low = float(result.min(initial=math.inf, where=where))
         if low < least or not low > above:
             bound = f">= {least:g}" if low < least else f"> {above:g}"
             raise ProblemError(f"{name} has a smallest value of {low:g}, but every value must be {bound}.")

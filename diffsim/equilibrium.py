@@ -246,7 +246,7 @@ class _System:
         """Like `Operator.components`, without a search where every face conducts."""
         operator = self.operator
         if operator.all_free and not np.ndim(self.damping) and operator._all_joined:
-            return None, 1, np.array([bool((operator.diagonal > 0).any())])
+            return None, 1, operator.anchored
         return operator.components
 
     def _cells(self, component: int):

@@ -12,9 +12,9 @@ from .data import Data
 from .lines import aligned
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: a data set makes four for every item
 class Wall:
-    """Wall faces of one kind on one side: flow into cell i is ``g (value - u_i) + flux * area``."""
+    """Wall faces of one kind on one side: flow into cell i is ``g (value - u_i) + flux * area``. Nobody changes one."""
 
     side: str
     cells: np.ndarray  # (m,) flat indices of the cells behind the faces

@@ -216,6 +216,20 @@ class Grid:
         """Flat indices of the cells behind a side; read-only."""
         return self._side_cells[side]
 
+    def side_areas(self, side: str) -> np.ndarray:
+        """Areas of the faces of a side, in the order of `side_cells`; read-only."""
+        return self._side_areas[side]
+
+    @cached_property
+    def _side_areas(self) -> dict[str, np.ndarray]:
+        areas = {}
+        for side in self.sides:
+            axis = self.axes.index(side[0])
+            across = np.take(self.face_areas(axis), 0 if side.endswith("-") else -1, axis=axis)
+            areas[side] = np.broadcast_to(across, self.side_shape(side)).ravel()
+            areas[side].flags.writeable = False
+        return areas
+
     @cached_property
     def _side_cells(self) -> dict[str, np.ndarray]:
         behind = {}

@@ -76,9 +76,10 @@ class Operator:
     def leave(self, state: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """A padded state as a user's field: NaN in voids, held values in held cells. A copy, in `out` where given;
         `out` may be the place of the state itself."""
-        field = np.empty(self.grid.shape) if out is None else out
-        if field.ctypes.data != state.ctypes.data:
-            field[...] = state.reshape(self.grid.shape)
+        inside = state.reshape(self.grid.shape)
+        field = inside.copy() if out is None else out
+        if out is not None and field.ctypes.data != state.ctypes.data:
+            field[...] = inside
         if self.problem.active is not None:
             field[~self.problem.active] = np.nan
         if self.problem.fixed is not None:
@@ -330,7 +331,7 @@ class Operator:
 
     def _side_walls(self, side: str, axis: int, half: np.ndarray, cells: np.ndarray) -> list[Wall]:
         shape = self.grid.side_shape(side)
-        area = _spread(self.grid.face_areas(axis)[_at(axis, 0 if side.endswith("-") else -1)], shape)
+        area = self.grid.side_areas(side).reshape(shape)
         half = _spread(half.reshape([n for a, n in enumerate(half.shape) if a != axis]), shape)
         walls = []
         for mask, what, (h, value, flux) in self.problem.wall_terms[side]:
@@ -662,12 +663,19 @@ class Operator:
             )
             return np.zeros(self.shape, dtype=np.int32), 1, np.array([held])
         if self.all_free and self._all_joined:
-            return np.zeros(self.shape, dtype=np.int32), 1, np.array([bool((self.diagonal > 0).any())])
+            return np.zeros(self.shape, dtype=np.int32), 1, self.anchored
         from .kernels import components
 
         labels = np.empty(self.shape, dtype=np.int32)
         anchored = components.label(*self.conductances, self.free, self.diagonal, labels)
         return labels, anchored.size, anchored
+
+    @cached_property
+    def anchored(self) -> np.ndarray:
+        """The same of `components`, without a label for every cell where every face conducts."""
+        if self.uniform is None and self.all_free and self._all_joined:
+            return np.array([bool((self.diagonal > 0).any())])
+        return self.components[2]
 
     # --- results
     # ------------------------------------------------------------------------------------------------------
@@ -738,11 +746,6 @@ def _radiative_coefficient(strength, half, inside: np.ndarray, outside: np.ndarr
 
 def _slice(x: np.ndarray, axis: int, start, stop) -> np.ndarray:
     return x[(slice(None),) * axis + (slice(start, stop),)]
-
-
-def _at(axis: int, place: int) -> tuple:
-    """Index of one layer across `axis`."""
-    return (slice(None),) * axis + (place,)
 
 
 def _spread(values, shape) -> np.ndarray:

@@ -100,6 +100,7 @@ class Problem:
     reaction: Callable | None = None
     # {side: [(mask or None, plain side, (h, value, flux))]}, sides that are not periodic
     wall_terms: Mapping[str, list] = field(init=False, repr=False)
+    radiates: bool = field(init=False, repr=False)  # a side follows u
 
     def __post_init__(self):
         grid = self.grid
@@ -108,12 +109,8 @@ class Problem:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen: only here
         put("active", _mask("active", self.active, grid))
         where = self.active
-        put("diffusivity", _diffusivity(self.diffusivity, grid, where))
-        put("capacity", number_or_array("capacity", self.capacity, grid.shape, above=0.0, where=where))
-        put("loss", number_or_array("loss", self.loss, grid.shape, least=0.0, where=where))
-        put("ambient", Data.of("ambient", self.ambient, grid.shape, where=where))
-        coordinates = grid.mesh() if callable(self.source) else None
-        put("source", Data.of("source", self.source, grid.shape, coordinates=coordinates, where=where))
+        for name, check in _COEFFICIENTS.items():
+            put(name, check(getattr(self, name), grid, where))
         put("fixed", _fixed(self.fixed, grid, where))
         put("boundary", MappingProxyType(on_sides(self.boundary, grid)))
         put("contacts", _contacts(self.contacts, grid))
@@ -126,16 +123,19 @@ class Problem:
                 shape = grid.shape if side == "void" else grid.side_shape(side)
                 terms[side] = [(mask, part, part.terms(side, shape)) for mask, part in wall_parts(side, what, shape)]
         put("wall_terms", terms)
+        put(
+            "radiates",
+            any(
+                part.kind == "radiation"
+                for what in self.boundary.values()
+                for part in (what, getattr(what, "default", what), *(p for _, p in getattr(what, "patches", ())))
+            ),
+        )
 
     @property
     def follows_state(self) -> bool:
         """D or a radiating side depends on u: the operator changes as the state does."""
-        radiates = any(
-            part.kind == "radiation"
-            for what in self.boundary.values()
-            for part in (what, getattr(what, "default", what), *(p for _, p in getattr(what, "patches", ())))
-        )
-        return radiates or isinstance(self.diffusivity, OfState | OfGradient)
+        return self.radiates or isinstance(self.diffusivity, OfState | OfGradient)
 
     @property
     def steady_coefficients(self) -> bool:
@@ -153,7 +153,12 @@ class Problem:
         return not self.follows_state and self.reaction is None
 
     def with_(self, **changes) -> "Problem":
-        """The same problem with some arguments changed."""
+        """The same problem with some arguments changed. Coefficients alone are all that is checked then."""
+        if changes.keys() <= _COEFFICIENTS.keys():
+            changed = object.__new__(Problem)
+            checked = {name: _COEFFICIENTS[name](value, self.grid, self.active) for name, value in changes.items()}
+            changed.__dict__.update(self.__dict__ | checked)
+            return changed
         from dataclasses import fields
 
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
@@ -229,6 +234,21 @@ def _tensor(value: Tensor, grid: Grid, where) -> Tensor:
         )
     _something_diffuses((xx, yy))
     return Tensor(xx, xy, yy)
+
+
+def _source(value, grid: Grid, where) -> Data:
+    coordinates = grid.mesh() if callable(value) else None
+    return Data.of("source", value, grid.shape, coordinates=coordinates, where=where)
+
+
+# arguments that hang together with nothing but the grid and its voids: how each is checked
+_COEFFICIENTS: dict[str, Callable] = {
+    "diffusivity": _diffusivity,
+    "capacity": lambda value, grid, where: number_or_array("capacity", value, grid.shape, above=0.0, where=where),
+    "loss": lambda value, grid, where: number_or_array("loss", value, grid.shape, least=0.0, where=where),
+    "ambient": lambda value, grid, where: Data.of("ambient", value, grid.shape, where=where),
+    "source": _source,
+}
 
 
 def _fixed(fixed, grid: Grid, where):

@@ -55,11 +55,13 @@ def _assemble(stack: list[Operator]) -> None:
     first, count = stack[0], len(stack)
     grid, lead = first.grid, first.lead
     d = np.stack([operator.problem.diffusivity for operator in stack])
-    diagonal, base = np.zeros((count, grid.size)), np.zeros((count, grid.size))
+    diagonal, base = np.zeros((count, *grid.shape)), np.zeros((count, *grid.shape))
     nothing = [np.zeros(first._face_shape(axis)) for axis in range(lead)]
     joined, links_of, walls_of = np.ones(count, dtype=bool), [], []
+    cubes = grid.uniform and len(set(grid.spacing)) == 1  # half cells are the same along every axis
     for axis in range(grid.ndim):
-        half = series.half_cells(grid, axis, d)
+        if axis == 0 or not cubes:
+            half = series.half_cells(grid, axis, d)
         links = series.conductances(grid, axis, half, first.periodic[lead + axis])
         inner = np.moveaxis(links, 1 + axis, 1)[:, 1:-1]
         joined &= inner.min(axis=tuple(range(1, inner.ndim)), initial=1.0) > 0
@@ -67,21 +69,20 @@ def _assemble(stack: list[Operator]) -> None:
         if not first.periodic[lead + axis]:
             for end, at in (("-", 0), ("+", -1)):
                 side = f"{grid.axes[axis]}{end}"
-                cells, side_half = grid.side_cells(side), series.to_wall(grid, axis, end, d)
-                area = np.broadcast_to(np.take(grid.face_areas(axis), at, axis=axis), grid.side_shape(side)).ravel()
-                walls_of.append((side, cells, area, side_half.reshape(count, cells.size)))
+                layer: tuple = (..., at, *(slice(None),) * (grid.ndim - axis - 1))  # of every problem
+                walls_of.append((side, layer, series.to_wall(grid, axis, end, d).reshape(count, -1)))
     walls: list[list[Wall]] = [[] for _ in stack]
-    for side, cells, area, side_half in walls_of:
+    for side, layer, side_half in walls_of:
+        cells, area, over = grid.side_cells(side), grid.side_areas(side), (count, *grid.side_shape(side))
         terms = [operator.problem.wall_terms[side][0][2] for operator in stack]
         g = series.to_outside(_column(h for h, _, _ in terms), area, side_half)
-        diagonal[:, cells] += g
-        base[:, cells] += g * _column(value.steady for _, value, _ in terms)
-        base[:, cells] += area * _column(flux.steady for _, _, flux in terms)
+        diagonal[layer] += g.reshape(over)
+        base[layer] += (g * _column(value.steady for _, value, _ in terms)).reshape(over)
+        base[layer] += (area * _column(flux.steady for _, _, flux in terms)).reshape(over)
         places = np.arange(cells.size)
         for k, (_, value, flux) in enumerate(terms):
             walls[k].append(Wall(side, cells, area, side_half[k], g[k], places, value, flux))
-    volumes = first.volumes.reshape(-1)
     for k, operator in enumerate(stack):
-        base[k] += volumes * np.ravel(operator.problem.source.steady)
+        base[k] += grid.volume_factors * operator.problem.source.steady
         conductances = (*nothing, *(links[k] for links in links_of))
         operator.adopt(conductances, walls[k], diagonal[k].reshape(operator.shape), base[k], bool(joined[k]))

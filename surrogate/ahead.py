@@ -1,61 +1,67 @@
-"""Numbered jobs done ahead of whoever waits for them, and handed over in order: by a thread here, by processes beside.
+"""Jobs done ahead of whoever waits for them, and handed over in order: by a thread here, by processes beside.
 
-The thread shares what is loaded and compiled, so it starts at once; processes take a second to start and join when they
-are ready. What a job returns may depend on its number alone: who does it is a matter of chance.
+The thread shares what is loaded and compiled, so it starts at once; processes take half a second to start and join
+when they are ready. What a job does may depend on its task alone: who does it is a matter of chance.
 """
 
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+
+_END = object()
 HELD = 2  # jobs per worker that are begun or done and not handed over: one in hand, one to go on with
 
 
 @contextmanager
-def done_ahead(
-    job: Callable[[int], Any], numbers: Sequence[int], processes: int = 0
-) -> Iterator[Iterator[tuple[int, Any]]]:
-    """An iterator of (number, ``job(number)``) in the order of `numbers`.
+def done_ahead(job: Callable[[Any], Any], tasks: Iterable, processes: int = 0) -> Iterator[Iterator[tuple[Any, Any]]]:
+    """An iterator of (task, ``job(task)``) in the order of `tasks`, which are asked for one by one when they are begun.
 
     Parameters
     ----------
     job
-        Can be pickled where there are processes. An exception that it raises is raised where its result is due.
+        Can be pickled where there are processes, as tasks and results can. An exception that it raises is raised where
+        its result is due.
     processes
         How many work beside the thread of this process. Each of them all holds `HELD` results at most.
 
     Notes
     -----
     Leaving the block cancels what was not begun and waits for the rest; after a KeyboardInterrupt it does not wait.
+    Processes that have nothing left to do end by themselves, in a tenth of a second.
     """
-    helpers: list[_Helper] = [_Thread(alone=not processes)]
-    if processes and len(numbers) > 1:
-        helpers.append(_Processes(min(processes, len(numbers) - 1)))
-    wait = True
+    beside = [_Processes(processes)] if processes else []  # first: they start while this process loads what it needs
+    helpers: list[_Helper] = [_Thread(alone=not processes), *beside]
+    patient = True
     try:
-        yield _in_order(job, numbers, helpers)
+        yield _in_order(job, tasks, helpers)
     except KeyboardInterrupt:
-        wait = False
+        patient = False
         raise
     finally:
         for helper in helpers:
-            helper.close(wait)
+            helper.close(patient)
 
 
-def _in_order(job: Callable[[int], Any], numbers: Sequence[int], helpers: list) -> Iterator[tuple[int, Any]]:
-    left, begun = deque(numbers), deque[tuple[int, Future]]()
+def _in_order(job: Callable[[Any], Any], tasks: Iterable, helpers: list) -> Iterator[tuple[Any, Any]]:
+    left, begun = iter(tasks), deque[tuple[Any, Future]]()
     most = HELD * sum(helper.size for helper in helpers)
-    while left or begun:
-        while left and len(begun) < most and any(helper.room for helper in helpers):
-            number = left.popleft()
-            begun.append((number, max(helpers, key=lambda helper: helper.room).submit(job, number)))
-        number, future = begun.popleft()
-        yield number, future.result()
+    while True:
+        while len(begun) < most and any(helper.room for helper in helpers) and (task := next(left, _END)) is not _END:
+            begun.append((task, max(helpers, key=lambda helper: helper.room).submit(job, task)))
+        if not begun:
+            return
+        task, future = begun[0]
+        wait([future, *(start for helper in helpers for start in helper.starting)], return_when=FIRST_COMPLETED)
+        if future.done():
+            begun.popleft()
+            yield task, future.result()
 
 
 class _Helper:
@@ -63,14 +69,18 @@ class _Helper:
 
     def __init__(self, size: int):
         self.size = size
-        self.ready = True
         self._given: list[Future] = []
+
+    @property
+    def starting(self) -> list[Future]:
+        """What is done when another of its workers has started."""
+        return []
 
     @property
     def room(self) -> float:
         """Jobs it would take now, per worker."""
         self._given = [future for future in self._given if not future.done()]
-        return max(0.0, HELD - len(self._given) / self.size) if self.ready else 0.0
+        return max(0.0, HELD - len(self._given) / self.size)
 
     def submit(self, job: Callable, *arguments) -> Future:
         future = self._start(job, *arguments)
@@ -80,7 +90,7 @@ class _Helper:
     def _start(self, job: Callable, *arguments) -> Future:
         raise NotImplementedError
 
-    def close(self, wait: bool) -> None:
+    def close(self, patient: bool) -> None:
         for future in self._given:
             future.cancel()
 
@@ -101,6 +111,7 @@ class _Thread(_Helper):
         import numba
 
         numba.set_num_threads(share)
+        _keep_memory()
         for future, job, arguments in iter(self._queue.get, None):
             if future.set_running_or_notify_cancel():
                 try:
@@ -113,10 +124,10 @@ class _Thread(_Helper):
         self._queue.put((future, job, arguments))
         return future
 
-    def close(self, wait: bool) -> None:
-        super().close(wait)
+    def close(self, patient: bool) -> None:
+        super().close(patient)
         self._queue.put(None)
-        if wait:
+        if patient:
             self._thread.join()
 
 
@@ -133,16 +144,21 @@ class _Processes(_Helper):
         self._started = [self._pool.submit(_nothing) for _ in range(size)]
 
     @property
+    def starting(self) -> list[Future]:
+        return [future for future in self._started if not future.done()]
+
+    @property
     def room(self) -> float:
-        self.ready = any(future.done() for future in self._started)
-        return super().room
+        return super().room if len(self.starting) < self.size else 0.0
 
     def _start(self, job: Callable, *arguments) -> Future:
         return self._pool.submit(job, *arguments)
 
-    def close(self, wait: bool) -> None:
-        super().close(wait)
-        self._pool.shutdown(wait=wait, cancel_futures=True)
+    def close(self, patient: bool) -> None:
+        super().close(patient)
+        if patient:
+            wait(self._given)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _quiet_worker() -> None:
@@ -151,6 +167,16 @@ def _quiet_worker() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     numba.set_num_threads(1)
+    _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Let this process keep the memory that a job frees for the next one: fresh memory costs a page fault every 4 KiB.
+
+    The C library of Linux gives memory back beyond twice the largest block that was ever mapped for an array and freed,
+    if that was no larger than 32 MB. This one is never touched. Other libraries do as they please.
+    """
+    np.empty(31 << 20, dtype=np.uint8)
 
 
 def _nothing() -> None:

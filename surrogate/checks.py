@@ -10,7 +10,7 @@ def relative_residual(problem: Problem, u: np.ndarray, operator: Operator | None
     """``||F - K u|| / ||F||`` of a field; relative to ``||K u||`` where nothing drives the problem."""
     operator = operator or discretize(problem)
     forcing = operator.forcing(0.0)
-    image = operator.apply(operator.enter(u))
+    image = operator.apply(operator.pad(u) if operator.all_free else operator.enter(u))
     scale = float(np.linalg.norm(forcing)) or float(np.linalg.norm(image)) or 1.0
     rest = forcing - image if operator.all_free else np.where(operator.free, forcing - image, 0.0)
     return float(np.linalg.norm(rest)) / scale
@@ -24,7 +24,7 @@ def extrema(operator: Operator) -> tuple[float, float]:
     domain, nothing is known of it.
     """
     problem = operator.problem
-    if not operator.components[2].all():
+    if not operator.anchored.all():
         return -np.inf, np.inf
     imposed, pushing = [], [_range(problem.source(0.0))]
     for wall in operator.walls:

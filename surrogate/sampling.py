@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -186,12 +187,12 @@ class Spec:
     def problem(self, seed: int, i: int, resolution: int) -> Problem:
         """Item i of `seed` on `resolution` cells per axis."""
         grid = self.grid(resolution)
-        return Problem(
-            grid,
-            diffusivity=self._medium(_stream(seed, i, "medium"), grid),
-            source=self._source(seed, i, grid),
-            boundary=self._boundary(seed, i, grid),
-        )
+        drawn: dict[str, Any] = {"diffusivity": self._medium(_stream(seed, i, "medium"), grid)}
+        if self.source == "random":
+            drawn["source"] = self._random_source(_stream(seed, i, "source"), grid)
+        if self.sides != "zero":
+            drawn["boundary"] = self._boundary(_stream(seed, i, "sides"), grid)
+        return _in_common(grid, 1.0 if self.source == "one" else 0.0).with_(**drawn)
 
     def grid(self, resolution: int) -> Grid:
         """The unit box with `resolution` cells per axis."""
@@ -240,11 +241,12 @@ class Spec:
         """A Gaussian field of zero mean and unit mean variance at the cell centres, from cosine modes."""
         modes = modes or (self.modes if self.ndim < 3 else min(self.modes, 24))
         coefficients = amplitudes(tau, self.alpha, self.ndim, modes)
-        field = coefficients * rng.standard_normal(coefficients.shape)
-        for axis in range(grid.ndim):  # the first axis is summed over and becomes the last: after all, each is back
-            rest = field.shape[1:]
-            field = np.moveaxis(np.dot(_cosines(grid, axis, modes), field.reshape(modes, -1)).reshape(-1, *rest), 0, -1)
-        return field
+        field = rng.standard_normal(coefficients.shape)
+        field *= coefficients
+        for axis in range(grid.ndim - 1):
+            stack = field.reshape(grid.shape[0] ** axis, modes, -1)
+            field = np.matmul(_cosines(grid, axis, modes), stack)
+        return np.matmul(field.reshape(-1, modes), _cosines(grid, grid.ndim - 1, modes).T).reshape(grid.shape)
 
     def _threshold(self, rng, grid: Grid) -> np.ndarray:
         tau = self.tau[rng.integers(len(self.tau))]
@@ -273,17 +275,11 @@ class Spec:
         along = grid.mesh()[int(rng.integers(self.ndim))]
         return np.broadcast_to(values[np.searchsorted(interfaces, along)], grid.shape).copy()
 
-    def _source(self, seed: int, i: int, grid: Grid):
-        if self.source == "random":
-            rng = _stream(seed, i, "source")
-            return rng.standard_normal() + self._gaussian(rng, grid, 5.0, modes=16)
-        return 1.0 if self.source == "one" else 0.0
+    def _random_source(self, rng, grid: Grid) -> np.ndarray:
+        return rng.standard_normal() + self._gaussian(rng, grid, 5.0, modes=16)
 
-    def _boundary(self, seed: int, i: int, grid: Grid) -> dict:
+    def _boundary(self, rng, grid: Grid) -> dict:
         names = grid.sides
-        if self.sides == "zero":
-            return {name: Dirichlet(0.0) for name in names}
-        rng = _stream(seed, i, "sides")
         kinds = rng.integers(0, 4, len(names))  # 0, 1: value; 2: flux; 3: Robin
         kinds[rng.integers(len(names))] = 0
         numbers = rng.standard_normal(len(names))
@@ -336,6 +332,12 @@ SPECS = {
 def _unit_box(ndim: int, resolution: int) -> Grid:
     """One grid for all problems of a data set: what is derived from it is derived once."""
     return Grid(shape=(resolution,) * ndim, lengths=(1.0,) * ndim)
+
+
+@lru_cache(maxsize=16)
+def _in_common(grid: Grid, source: float) -> Problem:
+    """What problems on one grid are before something is drawn: u = 0 on all sides."""
+    return Problem(grid, diffusivity=1.0, source=source, boundary={name: Dirichlet(0.0) for name in grid.sides})
 
 
 @lru_cache(maxsize=16)

@@ -1,9 +1,12 @@
 """Jobs done ahead: in order, never too many, and what fails or is left fails or ends where it is due."""
 
+import os
+import platform
 import threading
 import time
 
 import numba
+import numpy as np
 import pytest
 
 from surrogate.ahead import HELD, done_ahead
@@ -30,6 +33,24 @@ def test_results_come_in_the_order_of_the_numbers(processes):
 def test_processes_join_in():
     with done_ahead(square, range(200), 2) as results:
         assert list(results) == [(k, k * k) for k in range(200)]
+
+
+def met(task):
+    """The first task ends when another process has begun one."""
+    number, folder = task
+    if number:
+        (folder / str(os.getpid())).touch()
+        return True
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(path.name != str(os.getpid()) for path in folder.iterdir()):
+        time.sleep(1e-3)
+    return time.monotonic() < deadline
+
+
+@pytest.mark.slow
+def test_a_process_gets_work_when_it_has_started_though_nothing_is_handed_over_yet(tmp_path):
+    with done_ahead(met, [(k, tmp_path) for k in range(4)], 1) as results:
+        assert all(result for _, result in results)
 
 
 def test_no_more_is_begun_than_can_be_held():
@@ -90,6 +111,21 @@ def test_an_interrupt_waits_for_nothing():
         pressed()
     assert not finish.is_set()
     finish.set()
+
+
+def faults(number):
+    """Pages that were fresh for 16 MB of arrays."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    _ = [np.ones(1 << 17) for _ in range(16)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how other libraries keep memory is theirs")
+def test_what_a_job_frees_is_kept_for_the_next():
+    with done_ahead(faults, range(6)) as results:
+        assert [count for _, count in results][-1] < 1000  # of 4096
 
 
 def share(number):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import diffsim as ds
+from diffsim.operator import discretize
 
 GRID = ds.Grid(shape=(6, 4), lengths=(3.0, 2.0))
 
@@ -130,3 +131,23 @@ def test_a_problem_can_be_varied():
     problem = ds.Problem(GRID, diffusivity=1.0, source=lambda t: t, boundary={"x-": ds.Dirichlet(1.0)})
     varied = problem.with_(diffusivity=3.0)
     assert (varied.diffusivity, varied.boundary["x-"].kind, varied.source(2.0)) == (3.0, "value", 2.0)
+
+
+def test_changed_coefficients_are_those_of_a_problem_posed_anew():
+    active = np.ones((6, 4), bool)
+    active[2, 1] = False
+    fixed = (np.arange(24).reshape(6, 4) == 10, 2.0)
+    posed = {"active": active, "fixed": fixed, "boundary": {"x-": ds.Dirichlet(1.0)}, "contacts": [("x", 1.5, 0.1)]}
+    d, f = np.linspace(1, 2, 24).reshape(6, 4), np.arange(24.0).reshape(6, 4)
+    changes = {"diffusivity": d, "capacity": 2, "loss": 0.5, "ambient": 3.0, "source": lambda x, y: x + y + f}
+    first = ds.Problem(GRID, diffusivity=1.0, **posed)
+    varied, anew = first.with_(**changes), ds.Problem(GRID, **changes, **posed)
+    for name in ("diffusivity", "capacity", "loss"):
+        np.testing.assert_array_equal(getattr(varied, name), getattr(anew, name))
+    here, there = discretize(varied), discretize(anew)
+    np.testing.assert_array_equal(here.forcing(0.0), there.forcing(0.0))
+    np.testing.assert_array_equal(here.matrix().toarray(), there.matrix().toarray())
+    assert (first.diffusivity, first.source.steady) == (1.0, 0.0)
+    for wrong in ({"diffusivity": -d}, {"loss": -1.0}, {"capacity": 0.0}, {"source": np.nan}, {"diffusivity": d.T}):
+        with pytest.raises(ds.ProblemError, match=next(iter(wrong))):
+            first.with_(**wrong)

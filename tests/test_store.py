@@ -56,6 +56,20 @@ def test_the_file_is_synced_before_the_rename_and_the_folder_after_it(tmp_path, 
     assert calls == (["fsync", "rename", "fsync"] if os.name == "posix" else ["fsync", "rename"])
 
 
+def test_what_was_staged_is_filled_anywhere_and_published_or_swept_away_for_good(tmp_path):
+    target = tmp_path / "file"
+    first, second = store.stage(target), store.stage(target)
+    digest = store.fill_hdf5(first, target, {"u": np.arange(3)}, {})
+    assert not target.exists()
+    store.publish(first, target)
+    assert store.digest(target) == digest
+    assert store.sweep(tmp_path) == 1
+    with pytest.raises(StoreError, match="file: the folder .* does not exist"):
+        store.fill_hdf5(second, target, {"u": np.zeros(3)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert store.digest(target) == digest
+
+
 @posix_only
 def test_a_kill_at_any_counted_point_leaves_every_file_whole_and_every_acknowledged_record(tmp_path):
     report = in_child(

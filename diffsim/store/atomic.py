@@ -91,20 +91,38 @@ def replacing(path) -> Iterator[Path]:
         Where it cannot be written. The old file, if there was one, is untouched then, and the temporary is gone.
     """
     path = Path(path)
+    temporary = stage(path)
+    try:
+        with translated(path, "write"):
+            yield temporary
+        publish(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def stage(path) -> Path:
+    """A new and empty temporary file beside `path`, to be written anywhere and then made that file by `publish`.
+
+    Who writes to it opens what is there and makes nothing: once swept away, it stays away.
+    """
+    path = Path(path)
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with translated(path, "write"):
-        try:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            yield temporary
-            crash_point("written")
-            _fsync(temporary)
-            crash_point("rename")
-            os.replace(temporary, path)
-            crash_point("renamed")
-            _fsync_folder(path.parent)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return temporary
+
+
+def publish(temporary: Path, path) -> None:
+    """Make a temporary that is written the file at `path`, durable when this returns."""
+    path = Path(path)
+    with translated(path, "write"):
+        crash_point("written")
+        _fsync(temporary)
+        crash_point("rename")
+        os.replace(temporary, path)
+        crash_point("renamed")
+        _fsync_folder(path.parent)
 
 
 def _fsync(path: Path) -> None:

@@ -26,7 +26,7 @@ BLOCK = 512
 _TITLE = "diffsim sealed hdf5"
 _VERSION = 1
 _METADATA = "metadata.json"
-_SMALL = 64 << 20  # bytes of a file that is put together in memory
+_CHUNK = 1 << 18  # bytes of a chunk at most: it stays in the cache between its copy and its checksum
 _MOST_OBJECTS = 100_000
 _MOST_ATTRIBUTES = 4096
 _MOST_DEPTH = 16
@@ -40,7 +40,7 @@ class _Patient(io.RawIOBase):
     is well; the caller asks for `.error` afterwards.
     """
 
-    def __init__(self, raw: io.FileIO | io.BytesIO):
+    def __init__(self, raw: io.FileIO):
         self._raw = raw
         self.error: OSError | None = None
 
@@ -71,13 +71,6 @@ class _Patient(io.RawIOBase):
         self._attempt(self._raw.truncate, size)
         return size
 
-    def onto(self, raw: io.FileIO) -> "_Patient":
-        """What was put together in memory, written to a file."""
-        assert isinstance(self._raw, io.BytesIO)
-        patient = _Patient(raw)
-        patient.write(self._raw.getbuffer())
-        return patient
-
     def _write_all(self, buffer) -> None:
         rest = memoryview(buffer).cast("B")
         while rest:
@@ -96,52 +89,67 @@ def write_hdf5(path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> 
 
     Equal content gives equal bytes. Floats that were never written read back as NaN, never as 0.
     """
+    with replacing(path) as temporary:
+        return fill_hdf5(temporary, path, arrays, metadata)
+
+
+def fill_hdf5(temporary: Path, path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Write what `write_hdf5` writes to a temporary that was staged for the file at `path`; its SHA-256."""
     path = Path(path)
-    converted = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
-    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, default=plain).encode()
-    converted[_METADATA] = np.frombuffer(text, dtype=np.uint8)
-    for name, array in converted.items():
-        if array.dtype.kind not in "biufc" or "/" in name or name in ("", "."):
-            raise StoreError(f"cannot write {path}: array {name!r} of dtype {array.dtype} is not plain numbers.")
-    size = sum(array.nbytes for array in converted.values()) + BLOCK
+    content = _plain_arrays(arrays, metadata)
+    size = sum(array.nbytes for array in content.values()) + BLOCK
     resources.require_disk(path.parent, size, f"writing {path.name}")
-    with create_hdf5(path, sealed=True, small=size <= _SMALL) as file:
-        for name, array in converted.items():
+    with _hdf5_in(temporary, path, BLOCK) as file:
+        for name, array in content.items():
             _create(file, name, array)
             crash_point("writing")
-    return digest(path)
+    with translated(path, "write"), open(temporary, "r+b", buffering=0) as raw:
+        raw.seek(BLOCK)
+        seal = _seal(raw)
+        raw.seek(0)
+        raw.write(seal)
+    return digest(temporary)
+
+
+def _plain_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a sealed file holds, by name: arrays of numbers, and the metadata as bytes of text."""
+    content = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
+    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, default=plain).encode()
+    content[_METADATA] = np.frombuffer(text, dtype=np.uint8)
+    for name, array in content.items():
+        if array.dtype.kind not in "biufc" or "/" in name or name in ("", "."):
+            raise StoreError(f"cannot write array {name!r} of dtype {array.dtype} to HDF5: it is not plain numbers.")
+    return content
 
 
 @contextmanager
-def create_hdf5(path, *, sealed: bool = False, small: bool = False) -> Iterator[Any]:
+def create_hdf5(path) -> Iterator[Any]:
     """A new h5py file to write to, in any layout; it becomes the file at `path`, whole and durable, when the block ends.
-
-    A `small` one is put together in memory and written at once: HDF5 writes it in hundreds of pieces.
 
     Raises
     ------
     StoreError, ResourceError
         Where it cannot be written; a full disk does not end the process, as it does with h5py alone.
     """
+    with replacing(path) as temporary, _hdf5_in(temporary, Path(path)) as file:
+        yield file
+
+
+@contextmanager
+def _hdf5_in(temporary: Path, path: Path, block: int = 0) -> Iterator[Any]:
+    """A new h5py file in an empty one that is there, behind `block` bytes left to the caller; errors name `path`."""
     import h5py
 
-    path = Path(path)
-    with replacing(path) as temporary, open(temporary, "w+b", buffering=0) as raw:
-        patient = _Patient(io.BytesIO() if small else raw)
+    with translated(path, "write"), open(temporary, "r+b", buffering=0) as raw:
+        patient = _Patient(raw)
         try:
-            with h5py.File(patient, "w", userblock_size=BLOCK if sealed else 0) as file:
+            with h5py.File(patient, "w", userblock_size=block) as file:
                 yield file
         except (OSError, RuntimeError) as error:
             if patient.error is None:
                 raise StoreError(f"cannot write {path}: {error}.") from error
-        if small:
-            patient = patient.onto(raw)
         if patient.error is not None:
             raise explained(patient.error, path, "write")
-        if sealed:
-            seal = _seal(raw)
-            raw.seek(0)
-            raw.write(seal)
 
 
 def _create(file, name: str, array: np.ndarray) -> None:
@@ -149,12 +157,13 @@ def _create(file, name: str, array: np.ndarray) -> None:
         file.create_dataset(name, data=array)
         return
     fill = np.nan if array.dtype.kind in "fc" else None
-    file.create_dataset(name, data=array, chunks=True, fletcher32=True, fillvalue=fill)
+    entries = _CHUNK // array[0].nbytes  # in one chunk, which has one checksum and is written at once
+    chunks = (min(entries, len(array)), *array.shape[1:]) if entries else True
+    file.create_dataset(name, data=array, chunks=chunks, fletcher32=True, fillvalue=fill)
 
 
 def _seal(raw) -> bytes:
-    """The user block that belongs to the content of `raw` after it."""
-    raw.seek(BLOCK)
+    """The user block that belongs in front of what is left to read of `raw`."""
     content = hashlib.file_digest(raw, "sha256").hexdigest()
     return f"{_TITLE} {_VERSION}\nsha256 {content}\n".encode().ljust(BLOCK, b"\0")
 
