@@ -248,7 +248,7 @@ def _equilibrium(name: str, problem: Problem, peers: str | None, builders: tuple
     yield name, ours, "s"
     yield "    per cell", ours / problem.grid.size * 1e9, "ns"
     if peers:
-        times = 2 if problem.grid.size < 5e5 else 1
+        times = 5 if problem.grid.size < 5e4 else 2 if problem.grid.size < 5e5 else 1
         theirs = _peer(peers, _PYAMG.format(builders=builders, times=times), _system(problem))
         yield "    pyamg", theirs, "s"
         yield "    ratio to pyamg", theirs / ours, ""
@@ -429,7 +429,8 @@ def _solve(problem: Problem) -> float:
     from .equilibrium import equilibrium
 
     equilibrium(problem, tol=1e-8)
-    return _worked(lambda: equilibrium(problem, tol=1e-8), 3)
+    times = max(3, min(50, 1_000_000 // problem.grid.size))  # milliseconds scatter more than seconds
+    return _worked(lambda: equilibrium(problem, tol=1e-8), times)
 
 
 def _batch_rate(count: int) -> float:
