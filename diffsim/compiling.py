@@ -23,12 +23,22 @@ _PROGRAM = (
 
 
 @contextmanager
-def beside(kernel: Callable, arguments: Callable[[], Sequence]) -> Iterator[None]:
-    """While the block compiles and runs something else, compile `kernel` for arguments of these types; then wait for it."""
+def beside(kernel: Callable | None, task: Callable, arguments: Callable[[], Sequence]) -> Iterator[None]:
+    """While the block compiles and runs something else, have `kernel` compiled by a process beside; then wait for it.
+
+    Parameters
+    ----------
+    kernel
+        Nothing is done where it has been compiled before, or is None.
+    task
+        What compiles it, a function of a module: `compile_for`, or one that takes the kernel through a tiny problem.
+    arguments
+        Makes the arguments of the task, which JSON must be able to tell.
+    """
     if not _worth_it(kernel):
         yield
         return
-    order = json.dumps([kernel.__module__, kernel.__name__, *map(_kind, arguments())])
+    order = json.dumps([task.__module__, task.__name__, *arguments()])
     process = None
     with suppress(OSError):  # it could not start, or ended at once
         process = subprocess.Popen(
@@ -50,7 +60,7 @@ def beside(kernel: Callable, arguments: Callable[[], Sequence]) -> Iterator[None
             process.wait()
 
 
-def _worth_it(kernel: Callable) -> bool:
+def _worth_it(kernel: Callable | None) -> bool:
     """It is compiled (nobody has switched that off), has never been, and there is a core to do it."""
     if not isinstance(kernel, Dispatcher) or kernel.signatures or numba.get_num_threads() == 1:
         return False
@@ -61,14 +71,14 @@ def _worth_it(kernel: Callable) -> bool:
     return kernel.stats.cache_path is not None and not any(kept)
 
 
-def _kind(argument: Any) -> Any:
+def kind(argument: Any) -> Any:
     """What numba looks at: of an array its numbers, axes and whether it can be written; of anything else the type."""
     if isinstance(argument, np.ndarray):
         return [argument.dtype.str, argument.ndim, argument.flags.writeable]
     return type(argument).__name__
 
 
-def _sample(kind: Any) -> Any:
+def sample(kind: Any) -> Any:
     """An argument of that kind."""
     if isinstance(kind, str):
         return {"int": 0, "float": 0.0, "bool": False, "NoneType": None}[kind]
@@ -78,8 +88,12 @@ def _sample(kind: Any) -> Any:
     return array
 
 
+def compile_for(module: str, name: str, *kinds: Any) -> None:
+    """Compile a kernel for arguments of these kinds."""
+    getattr(importlib.import_module(module), name).compile(tuple(numba.typeof(sample(kind)) for kind in kinds))
+
+
 def _serve() -> None:
     """What the process does."""
-    module, name, *kinds = json.load(sys.stdin)
-    kernel = getattr(importlib.import_module(module), name)
-    kernel.compile(tuple(numba.typeof(_sample(kind)) for kind in kinds))
+    module, name, *arguments = json.load(sys.stdin)
+    getattr(importlib.import_module(module), name)(*arguments)

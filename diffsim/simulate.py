@@ -21,7 +21,7 @@ from .points import PointValue
 from .problem import OfState, Problem
 from .resources import memory_available, require_memory
 from .schemes import SCHEMES, SOLVE_WORK, Scheme, scheme_of
-from .steppers import Stepper, System, stepper_for
+from .steppers import Stepper, System, longest_kernel, rehearse, stepper_for
 from .trajectory import Trajectory
 
 DEFAULT_TOL = 1e-4
@@ -220,40 +220,45 @@ def simulate(
         )
     if noise and step is None:
         step = 1.0 / (operator.max_diagonal or 1.0)
-    chosen, step = _checked_step(operator, chosen, step, on_unstable)
-    if chosen is not asked:
-        require_room(problem, chosen, available, **{**needs, "step": step})
-    stepper = stepper_for(system, chosen)
-    if tol is not None or scheme == "auto":
-        stepper.aim(_SHARE * (tol or DEFAULT_TOL))
-
-    _require_patience(problem, chosen, step, operator, until - begin, stop)
-
-    run = _Run(system, operator.settle(field0), begin, frames)
-    run.flows = {side: [] for side in problem.grid.sides}
-    if problem.active is not None:
-        run.flows["void"] = []
-    if problem.fixed is not None:
-        run.flows["fixed"] = []
-    for name, point in (probes or {}).items():
-        run.probes[name] = PointValue(operator, point)
-        run.records[name] = ([], [])
-
+    from . import compiling
     from .kernels import stepping
     from .stability import is_proved
 
-    wild = step is not None and on_unstable == "allow" and problem.reaction is None  # a reaction has no such bound
-    if wild and step is not None and problem.steady_coefficients:
-        wild = not is_proved(operator, chosen, step)
-    watch = _Watch(run, stop, _Progress(progress, begin, until), wild)
+    kernel, like = longest_kernel(system, chosen), (chosen.name, problem.grid.ndim)
+    with compiling.beside(kernel, rehearse, lambda: like):
+        chosen, step = _checked_step(operator, chosen, step, on_unstable)
+        if chosen is not asked:
+            require_room(problem, chosen, available, **{**needs, "step": step})
+        stepper = stepper_for(system, chosen)
+        if tol is not None or scheme == "auto":
+            stepper.aim(_SHARE * (tol or DEFAULT_TOL))
+
+        _require_patience(problem, chosen, step, operator, until - begin, stop)
+
+        run = _Run(system, operator.settle(field0), begin, frames)
+        run.flows = {side: [] for side in problem.grid.sides}
+        if problem.active is not None:
+            run.flows["void"] = []
+        if problem.fixed is not None:
+            run.flows["fixed"] = []
+        for name, point in (probes or {}).items():
+            run.probes[name] = PointValue(operator, point)
+            run.records[name] = ([], [])
+
+        wild = step is not None and on_unstable == "allow" and problem.reaction is None  # a reaction has no such bound
+        if wild and step is not None and problem.steady_coefficients:
+            wild = not is_proved(operator, chosen, step)
+        watch = _Watch(run, stop, _Progress(progress, begin, until), wild)
+        adaptive = step is None and _adaptive(chosen, tol)
+        first = _first_step(run, _SHARE * (tol or DEFAULT_TOL)) if adaptive else 0.0
     status, message = "finished", f"reached t = {until:g} with {chosen.name}"
     try:
         run.probe()
         if times[0] == begin:
             run.save()
             times = times[1:]
-        if step is None and _adaptive(chosen, tol):
-            _adapt(run, stepper, times, tol or DEFAULT_TOL, watch)
+        if adaptive:
+            _adapt(run, stepper, times, tol or DEFAULT_TOL, first, watch)
         else:
             _march(run, stepper, times, step, on_unstable, watch)
     except _Ended as end:
@@ -596,14 +601,14 @@ def _largest(run: _Run, scheme: Scheme, step: float | None, policy: str, interva
     return step
 
 
-def _adapt(run: _Run, stepper: Stepper, times: np.ndarray, tol: float, watch: _Watch) -> None:
+def _adapt(run: _Run, stepper: Stepper, times: np.ndarray, tol: float, first: float, watch: _Watch) -> None:
     """Steps from an error estimate: embedded where the row has one, otherwise one step against two halves."""
     counts, scheme = run.system.counts, stepper.scheme
     local = _SHARE * tol
     order = _estimate_order(scheme)
     duration = times[-1] - run.t if len(times) else 0.0
     most = _stability_cap(run, scheme)
-    h = min(duration, most, _first_step(run, local)) if duration > 0 else 0.0
+    h = min(duration, most, first)
     span = _Span(run.operator)
     span.include(run.u)
     for target in times:

@@ -10,9 +10,12 @@ import numba
 import numpy as np
 import pytest
 
+import diffsim as ds
 from diffsim import compiling
 from diffsim.kernels import multigrid as kernels
 from diffsim.multigrid import Multigrid
+from diffsim.schemes import SCHEMES
+from diffsim.steppers import System, longest_kernel, rehearse
 
 ROOT = Path(__file__).parent.parent
 FIRST = """
@@ -77,8 +80,8 @@ def test_what_is_compiled_beside_is_what_the_solver_calls():
         calls = [solver._call(hierarchy, b, b, 1e-8, 100) for hierarchy in (solver._blank, solver._hierarchy)]
         types = [(call[0], *map(numba.typeof, call[2:])) for call in calls]
         assert types[0] == types[1]
-        told = json.loads(json.dumps([compiling._kind(argument) for argument in calls[0][2:]]))
-        assert tuple(numba.typeof(compiling._sample(kind)) for kind in told) == types[0][1:]
+        told = json.loads(json.dumps([compiling.kind(argument) for argument in calls[0][2:]]))
+        assert tuple(numba.typeof(compiling.sample(kind)) for kind in told) == types[0][1:]
         kinds.add(types[0])
     assert len(kinds) == 4
 
@@ -86,5 +89,32 @@ def test_what_is_compiled_beside_is_what_the_solver_calls():
 def test_nothing_is_started_for_what_is_compiled(monkeypatch):
     next(solvers()).solve(np.ones((1, 30, 31)))
     monkeypatch.setattr(subprocess, "Popen", None)
-    with compiling.beside(kernels.plane_pcg, list):
+    with compiling.beside(kernels.plane_pcg, compiling.compile_for, list):
         pass
+
+
+def problems(axes):
+    """Whatever might give a kernel arguments of other types."""
+    shape, rng = (8, 9, 10)[:axes], np.random.default_rng(4)
+    grid, D = ds.Grid(shape, (1.0,) * axes), 1 + rng.random(shape)
+    held = {f"{axis}{end}": ds.Dirichlet(0.0) for axis in "xyz"[:axes] for end in "-+"}
+    moving = {**held, "x-": ds.Dirichlet(lambda t: np.sin(t))}
+    yield from (
+        ds.Problem(grid, D, boundary=sides) for sides in (held, moving, {"x-": ds.Periodic(), "x+": ds.Periodic()})
+    )
+    yield from (ds.Problem(grid, D, source=source, boundary=held) for source in (rng.random(shape), lambda t: t))
+    yield ds.Problem(grid, D, capacity=1 + rng.random(shape), boundary=held)
+    yield ds.Problem(grid, 1.0, source=2.0, boundary=moving)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("name", ["ftcs", "rkc2", "rk4"])
+def test_what_is_rehearsed_beside_is_what_a_run_calls(name, axes):
+    rehearse(name, axes)
+    for problem in problems(axes):
+        kernel = longest_kernel(System(problem, np.zeros(problem.grid.shape)), SCHEMES[name])
+        compiled = list(kernel.signatures) if kernel else []
+        assert bool(compiled) == bool(kernel)
+        run = ds.simulate(problem, 0.0, until=1e-3, scheme=name, dt=1e-4)
+        assert run.status == "finished"
+        assert (list(kernel.signatures) if kernel else []) == compiled

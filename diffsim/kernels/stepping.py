@@ -1505,3 +1505,9 @@ def runge_kutta_step(g0, g1, g2, w, inv_mass, dt, A, b, b_hat, base, patterns, a
         _runge_kutta_step, workers, shape, *_flat_graph(g0, g1, g2), w, inv_mass, float(dt), A, b, b_hat, base, patterns,
         amplitudes, u, work, out, np.empty((2, bands)), np.empty(bands),
     )  # fmt: skip
+
+
+def longest(name, family):
+    """The kernel of a scheme with any coefficients that takes longest to compile."""
+    families = {"stabilized": _stabilized_step, "runge-kutta": _runge_kutta_step}
+    return _euler_passes if name == "ftcs" else families.get(family)

@@ -10,10 +10,16 @@ choosing steps. All fields here are padded (docs/architecture.md).
     exponential   the exact and the Krylov exponential
 """
 
+from typing import Any
+
+import numpy as np
+
 from ..errors import ProblemError
+from ..grid import Grid
+from ..problem import Problem
 from ..schemes import SCHEMES, Scheme
 from .base import Counts, Stepper, System, Trial
-from .explicit import ExplicitEuler, GeneralExplicit, RungeKuttaStepper, StabilizedStepper
+from .explicit import ExplicitEuler, GeneralExplicit, RungeKuttaStepper, StabilizedStepper, constant_box
 from .exponential import ExactStepper, KrylovStepper, phi
 from .implicit import AdiStepper, Bdf2Stepper, ImplicitStepper, PicardStepper
 from .solver import ShiftedSolver
@@ -33,6 +39,29 @@ _MOVING: dict[str, type[Stepper]] = {
     "dirk": PicardStepper,
 }
 _BY_NAME: dict[str, type[Stepper]] = {"ftcs": ExplicitEuler, "exact": ExactStepper, "krylov": KrylovStepper}
+
+
+def longest_kernel(system: System, scheme: Scheme) -> Any:
+    """The kernel of these steps that takes longest to compile; None where the checks before them compile next to nothing."""
+    from ..kernels import stepping
+
+    if not (system.steady and scheme.explicit and system.first.cross is None):
+        return None
+    if scheme.name == "ftcs" and not system.shaken and constant_box(system.first) is not None:
+        return None
+    return stepping.longest(scheme.name, scheme.family)
+
+
+def rehearse(scheme: str, axes: int) -> None:
+    """Take a few steps of a tiny problem: what is compiled for them serves every problem of the kind."""
+    grid = Grid((3,) * axes, (1.0,) * axes)
+    system = System(Problem(grid, np.ones(grid.shape)), np.ones(grid.shape))
+    stepper, u = stepper_for(system, SCHEMES[scheme]), np.ones(system.first.shape)
+    if isinstance(stepper, ExplicitEuler):
+        stepper.advance(u, 0.0, 1e-6, 4)
+    else:
+        stepper.__dict__["radius"] = 1.0  # no need to compile what bounds it
+        stepper.trial(u, 0.0, 1e-6, estimate=False)
 
 
 def stepper_for(system: System, scheme: Scheme) -> Stepper:
