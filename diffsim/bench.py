@@ -429,7 +429,7 @@ def _solve(problem: Problem) -> float:
     from .equilibrium import equilibrium
 
     equilibrium(problem, tol=1e-8)
-    times = max(3, min(50, 1_000_000 // problem.grid.size))  # milliseconds scatter more than seconds
+    times = max(5, min(50, 1_000_000 // problem.grid.size))  # milliseconds scatter more than seconds
     return _worked(lambda: equilibrium(problem, tol=1e-8), times)
 
 

@@ -62,7 +62,7 @@ def beside(kernel: Callable | None, task: Callable, arguments: Callable[[], Sequ
 
 def _worth_it(kernel: Callable | None) -> bool:
     """It is compiled (nobody has switched that off), has never been, and there is a core to do it."""
-    if not isinstance(kernel, Dispatcher) or kernel.signatures or numba.get_num_threads() == 1:
+    if not isinstance(kernel, Dispatcher) or kernel.overloads or numba.get_num_threads() == 1:
         return False
     if not Path(sys.executable or "").stem.startswith("python"):  # a program with Python inside
         return False

@@ -6,6 +6,7 @@ D(|grad u|), radiation and reactions by Newton or Picard steps around the linear
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from .multigrid import Multigrid, Solve, solve_batch, solve_preconditioned
 from .operator import Operator, discretize
 from .problem import Problem
 from .resources import require_memory
-from .together import discretize_together
+from .together import CELLS, discretize_together, is_plain
 
 METHODS = ("auto", "spectral", "multigrid", "newton", "picard")
 BYTES_PER_CELL = 170  # operator, vectors of the iteration, hierarchy
@@ -173,6 +174,34 @@ def _solve_one(problem: Problem, tol: float, method: str, guess, initial) -> Equ
 
 
 def _solve_list(problems: list[Problem], tol: float, method: str, guesses: list, initials: list) -> list[Equilibrium]:
+    """Long lists of small plain problems are cut into pieces, for all threads: Python of the one while the other computes.
+
+    What else there is comes as one piece, and so do lists too short to keep all threads busy to their end.
+    """
+    import numba
+
+    threads, largest = numba.get_num_threads(), max((p.grid.size for p in problems), default=0)
+    piece = max(2, CELLS // max(largest, 1))
+    alone = threads == 1 or len(problems) < 4 * threads * piece or largest > CELLS
+    if alone or any(guess is not None for guess in guesses) or not all(map(is_plain, problems)):
+        return _solve_piece(problems, tol, method, guesses, initials)
+
+    def solve(start: int) -> list[Equilibrium]:
+        part = slice(start, start + piece)
+        return _solve_piece(problems[part], tol, method, guesses[part], initials[part])
+
+    results = solve(0)  # compiles, once
+    with ThreadPoolExecutor(threads, initializer=numba.set_num_threads, initargs=(1,)) as pool:
+        others = [pool.submit(solve, start) for start in range(piece, len(problems), piece)]
+        try:
+            for other in others:
+                results += other.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return results
+
+
+def _solve_piece(problems: list[Problem], tol: float, method: str, guesses: list, initials: list) -> list[Equilibrium]:
     """Linear problems that need multigrid go to the batch solver; the others are solved one by one."""
     results: list[Equilibrium | None] = [None] * len(problems)
     together: list[tuple[int, _System]] = []

@@ -255,6 +255,7 @@ class Multigrid:
         self.__dict__.pop("_inert", None)
         if hierarchy is not None and self._plane:
             _leave("arena", hierarchy[1])
+            _leave("dense", hierarchy[2])
 
     def solve(
         self,
@@ -377,9 +378,11 @@ class Multigrid:
 
 
 def _dense(table: np.ndarray) -> np.ndarray:
-    """Place for the factors of the coarsest level."""
+    """Place for the factors of the coarsest level, 0."""
     coarsest = math.prod(int(n) for n in table[-1, :3])
-    return np.zeros((coarsest, coarsest + 1))
+    place = _memory("dense", coarsest * (coarsest + 1), np.float64)
+    place.fill(0.0)
+    return place.reshape(coarsest, coarsest + 1)
 
 
 def _layout(shape: tuple[int, ...], strength: list[float]) -> tuple[np.ndarray, int]:

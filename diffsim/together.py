@@ -22,7 +22,7 @@ def discretize_together(problems: Sequence[Problem]) -> list[Operator]:
     operators = [discretize(problem) for problem in problems]
     alike: dict[tuple, list[Operator]] = {}
     for operator in operators:
-        if 2 * operator.grid.size <= CELLS and _plain(operator.problem):
+        if 2 * operator.grid.size <= CELLS and is_plain(operator.problem):
             alike.setdefault((operator.grid.identity, operator.periodic), []).append(operator)
     for group in alike.values():
         most = CELLS // group[0].grid.size
@@ -32,7 +32,7 @@ def discretize_together(problems: Sequence[Problem]) -> list[Operator]:
     return operators
 
 
-def _plain(problem: Problem) -> bool:
+def is_plain(problem: Problem) -> bool:
     """D is an array, the data are steady, and the sides are single numbers; no voids, held cells, contacts or losses."""
     if not isinstance(problem.diffusivity, np.ndarray) or problem.reaction is not None or problem.contacts:
         return False

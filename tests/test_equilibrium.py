@@ -3,6 +3,7 @@
 import math
 import sys
 
+import numba
 import numpy as np
 import pytest
 from scipy.linalg import eigh, expm
@@ -216,6 +217,21 @@ def test_a_batch_gives_what_each_problem_gives_alone():
         assert alone.residual == eq.residual
     assert np.array_equal(ds.equilibrium(problems[:2])[1].u, together[1].u)
     assert ds.equilibrium([]) == []
+
+
+def test_a_long_list_is_cut_into_pieces_and_comes_back_in_order(monkeypatch):
+    module = sys.modules["diffsim.equilibrium"]
+    monkeypatch.setattr(module, "CELLS", 2 * 24 * 16)
+    cut, solve = [], module._solve_piece
+    monkeypatch.setattr(module, "_solve_piece", lambda *list_: cut.append(len(list_[0])) or solve(*list_))
+    problems = [plate(diffusivity=random_field((24, 16), 100.0, seed), source=1.0) for seed in range(33)]
+    results = ds.equilibrium(problems)
+    assert sorted(cut) == [1] + [2] * 16 if numba.get_num_threads() == 2 else sum(cut) == 33
+    for k in (0, 1, 2, 17, 31, 32):
+        assert np.array_equal(results[k].u, ds.equilibrium(problems[k]).u)
+    floating = plate(diffusivity=random_field((24, 16), 3.0), source=1.0, boundary={})
+    with pytest.raises(ds.ProblemError, match="content grows"):
+        ds.equilibrium([*problems, floating])
 
 
 def test_one_bad_problem_of_a_batch_is_refused_as_it_would_be_alone():
