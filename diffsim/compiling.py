@@ -42,7 +42,7 @@ def beside(kernel: Callable | None, task: Callable, arguments: Callable[[], Sequ
     process = None
     with suppress(OSError):  # it could not start, or ended at once
         process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM],
+            [sys.executable, "-P", "-c", _PROGRAM],  # -P: what lies in the current folder is not ours
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
