@@ -71,14 +71,14 @@ def _worth_it(kernel: Callable | None) -> bool:
     return kernel.stats.cache_path is not None and not any(kept)
 
 
-def kind(argument: Any) -> Any:
+def kind_of(argument: Any) -> Any:
     """What numba looks at: of an array its numbers, axes and whether it can be written; of anything else the type."""
     if isinstance(argument, np.ndarray):
         return [argument.dtype.str, argument.ndim, argument.flags.writeable]
     return type(argument).__name__
 
 
-def sample(kind: Any) -> Any:
+def sample_of(kind: Any) -> Any:
     """An argument of that kind."""
     if isinstance(kind, str):
         return {"int": 0, "float": 0.0, "bool": False, "NoneType": None}[kind]
@@ -90,7 +90,7 @@ def sample(kind: Any) -> Any:
 
 def compile_for(module: str, name: str, *kinds: Any) -> None:
     """Compile a kernel for arguments of these kinds."""
-    getattr(importlib.import_module(module), name).compile(tuple(numba.typeof(sample(kind)) for kind in kinds))
+    getattr(importlib.import_module(module), name).compile(tuple(numba.typeof(sample_of(kind)) for kind in kinds))
 
 
 def _serve() -> None:

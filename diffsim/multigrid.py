@@ -216,7 +216,7 @@ class Multigrid:
 
         def arguments() -> list:
             _, _, *rest = self._call(self._blank, self.diagonal, self.diagonal, 0.0, 0)
-            return [kernel.__module__, kernel.__name__, *map(compiling.kind, (0, 1, team.new_gate(), *rest))]
+            return [kernel.__module__, kernel.__name__, *map(compiling.kind_of, (0, 1, team.new_gate(), *rest))]
 
         with compiling.beside(kernel, compiling.compile_for, arguments):
             return self._set_up()

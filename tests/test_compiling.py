@@ -80,8 +80,8 @@ def test_what_is_compiled_beside_is_what_the_solver_calls():
         calls = [solver._call(hierarchy, b, b, 1e-8, 100) for hierarchy in (solver._blank, solver._hierarchy)]
         types = [(call[0], *map(numba.typeof, call[2:])) for call in calls]
         assert types[0] == types[1]
-        told = json.loads(json.dumps([compiling.kind(argument) for argument in calls[0][2:]]))
-        assert tuple(numba.typeof(compiling.sample(kind)) for kind in told) == types[0][1:]
+        told = json.loads(json.dumps([compiling.kind_of(argument) for argument in calls[0][2:]]))
+        assert tuple(numba.typeof(compiling.sample_of(kind)) for kind in told) == types[0][1:]
         kinds.add(types[0])
     assert len(kinds) == 4
 

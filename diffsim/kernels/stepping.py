@@ -35,7 +35,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-from .team import meet, together
+from .team import meet, place_in, together
 
 _SERIAL = {"cache": True, "error_model": "numpy", "nogil": True}
 # A call that is not inlined passes every array by its seven fields, which costs what a short row costs.
@@ -118,8 +118,8 @@ def _times_plus(typing, a, b, c):
 
 
 def _pointer(context, builder, kind, array_type, array, at):
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [at]), context.get_value_type(kind).as_pointer())
+    place = place_in(context, builder, array_type, array, at)
+    return builder.bitcast(place, context.get_value_type(kind).as_pointer())
 
 
 @intrinsic

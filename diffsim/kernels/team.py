@@ -28,7 +28,8 @@ SPINS = 2000  # looks at the gate before other threads of the machine get a chan
 _give_way = types.ExternalFunction("SwitchToThread" if IS_WIN32 else "sched_yield", types.int32())
 
 
-def _place(context, builder, array_type, array, at):
+def place_in(context, builder, array_type, array, at):
+    """Pointer to a number of a flat array, for intrinsics."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [at])
 
 
@@ -37,7 +38,7 @@ def _add_to(typing, array, at, amount):
     """Add to a number that other threads add to as well; what it was before."""
 
     def add(context, builder, signature, arguments):
-        place = _place(context, builder, signature.args[0], *arguments[:2])
+        place = place_in(context, builder, signature.args[0], *arguments[:2])
         return builder.atomic_rmw("add", place, arguments[2], "seq_cst")
 
     return types.int64(array, types.int64, types.int64), add
@@ -48,7 +49,7 @@ def _look_at(typing, array, at):
     """A number that other threads change."""
 
     def look(context, builder, signature, arguments):
-        return builder.load_atomic(_place(context, builder, signature.args[0], *arguments), "seq_cst", 8)
+        return builder.load_atomic(place_in(context, builder, signature.args[0], *arguments), "seq_cst", 8)
 
     return types.int64(array, types.int64), look
 
