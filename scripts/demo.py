@@ -46,7 +46,7 @@ def scarp(report: Report, out: Path) -> None:
     titles = [
         "today",
         f"after {good.t[-1] / 1e6:.0f} million years",
-        f"step 5 % too large: {wild.status} after {wild.t[-1] / 1e6:.0f}",
+        f"step 5 % too large:\n{wild.status} after {wild.t[-1] / 1e6:.0f} million years",
     ]
     section.text(
         f"The Jacksboro fault (elevation model shipped with matplotlib) under hillslope diffusion, D = {CREEP} m²/yr. "
