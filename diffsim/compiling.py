@@ -4,6 +4,7 @@ Numba compiles one function at a time in a process, and keeps the result in file
 nothing to compile, or something goes wrong beside, nothing changes but the time.
 """
 
+import gc
 import importlib
 import json
 import subprocess
@@ -23,11 +24,12 @@ _PROGRAM = (
 
 
 @contextmanager
-def beside(kernel: Callable | None, task: Callable, arguments: Callable[[], Sequence]) -> Iterator[None]:
-    """While the block compiles and runs something else, have `kernel` compiled by a process beside; then wait for it.
+def beside(*kernels: Callable | None) -> Iterator[Callable[[Callable | None, Callable, Callable[[], Sequence]], None]]:
+    """While the block compiles and runs something else, have a process beside compile a kernel; then wait for it.
 
-    Parameters
-    ----------
+    The process starts at once where none of `kernels`, of which one will be wanted, was ever compiled. Which one turns
+    out inside the block, which has to say so: by calling what it is given with
+
     kernel
         Nothing is done where it has been compiled before, or is None.
     task
@@ -35,29 +37,41 @@ def beside(kernel: Callable | None, task: Callable, arguments: Callable[[], Sequ
     arguments
         Makes the arguments of the task, which JSON must be able to tell.
     """
-    if not _worth_it(kernel):
-        yield
-        return
-    order = json.dumps([task.__module__, task.__name__, *arguments()])
-    process = None
-    with suppress(OSError):  # it could not start, or ended at once
-        process = subprocess.Popen(
+    process = _start() if all(map(_worth_it, kernels)) else None
+    awaited = False
+
+    def order(kernel: Callable | None, task: Callable, arguments: Callable[[], Sequence]) -> None:
+        nonlocal process, awaited
+        if not _worth_it(kernel):
+            return
+        process = process or _start()
+        if process:
+            awaited = True
+            with suppress(OSError):  # it has ended
+                process.stdin.write(json.dumps([task.__module__, task.__name__, *arguments()]).encode())  # type: ignore[union-attr]
+                process.stdin.close()  # type: ignore[union-attr]
+
+    try:
+        yield order
+        if process and awaited:
+            process.wait()
+    finally:
+        if process:
+            process.kill()
+            process.communicate()
+
+
+def _start() -> subprocess.Popen | None:
+    """A process that loads numba and waits for an order; None where it can't be had."""
+    with suppress(OSError):
+        return subprocess.Popen(
             [sys.executable, "-P", "-c", _PROGRAM],  # -P: what lies in the current folder is not ours
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-        process.stdin.write(order.encode())  # type: ignore[union-attr]
-        process.stdin.close()  # type: ignore[union-attr]
-    try:
-        yield
-        if process:
-            process.wait()
-    finally:
-        if process:
-            process.kill()
-            process.wait()
+    return None
 
 
 def _worth_it(kernel: Callable | None) -> bool:
@@ -94,6 +108,8 @@ def compile_for(module: str, name: str, *kinds: Any) -> None:
 
 
 def _serve() -> None:
-    """What the process does."""
+    """What the process does. It ends soon, so nothing is gained by collecting garbage; a tenth of the time is."""
+    gc.disable()
+    numba.njit((numba.int64,))(lambda k: k)  # makes numba load what it loads for the first function
     module, name, *arguments = json.load(sys.stdin)
     getattr(importlib.import_module(module), name)(*arguments)

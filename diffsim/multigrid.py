@@ -212,13 +212,12 @@ class Multigrid:
     def _hierarchy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray | None]:
         """(table, arena, dense factors, scale, links) of the preconditioner; lists only where aggregates follow ties."""
 
-        kernel = kernels.plane_pcg if self._plane else kernels.pcg
-
         def arguments() -> list:
-            _, _, *rest = self._call(self._blank, self.diagonal, self.diagonal, 0.0, 0)
+            kernel, _, *rest = self._call(self._blank, self.diagonal, self.diagonal, 0.0, 0)
             return [kernel.__module__, kernel.__name__, *map(compiling.kind_of, (0, 1, team.new_gate(), *rest))]
 
-        with compiling.beside(kernel, compiling.compile_for, arguments):
+        with compiling.beside(kernels.plane_pcg, kernels.pcg) as order:
+            order(kernels.plane_pcg if self._plane else kernels.pcg, compiling.compile_for, arguments)
             return self._set_up()
 
     def _set_up(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray | None]:

@@ -225,7 +225,8 @@ def simulate(
     from .stability import is_proved
 
     kernel, like = longest_kernel(system, chosen), (chosen.name, problem.grid.ndim)
-    with compiling.beside(kernel, rehearse, lambda: like):
+    with compiling.beside(kernel) as order:
+        order(kernel, rehearse, lambda: like)
         chosen, step = _checked_step(operator, chosen, step, on_unstable)
         if chosen is not asked:
             require_room(problem, chosen, available, **{**needs, "step": step})
@@ -251,6 +252,7 @@ def simulate(
         watch = _Watch(run, stop, _Progress(progress, begin, until), wild)
         adaptive = step is None and _adaptive(chosen, tol)
         first = _first_step(run, _SHARE * (tol or DEFAULT_TOL)) if adaptive else 0.0
+        _max_abs(run.u[:1, :1, :1])  # compiled now, while this process would wait for the one beside
     status, message = "finished", f"reached t = {until:g} with {chosen.name}"
     try:
         run.probe()

@@ -89,8 +89,32 @@ def test_what_is_compiled_beside_is_what_the_solver_calls():
 def test_nothing_is_started_for_what_is_compiled(monkeypatch):
     next(solvers()).solve(np.ones((1, 30, 31)))
     monkeypatch.setattr(subprocess, "Popen", None)
-    with compiling.beside(kernels.plane_pcg, compiling.compile_for, list):
-        pass
+    with compiling.beside(kernels.plane_pcg) as order:
+        order(kernels.plane_pcg, compiling.compile_for, list)
+
+
+@numba.njit(cache=True)
+def fresh(k):
+    return k
+
+
+def test_a_process_that_gets_no_order_is_ended(monkeypatch):
+    monkeypatch.setattr(numba, "get_num_threads", lambda: 2)
+    next(solvers()).solve(np.ones((1, 30, 31)))
+    started = []
+    monkeypatch.setattr(compiling, "_start", lambda: started.append(start()) or started[-1])
+    start = lambda: subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # noqa: E731
+    with compiling.beside(fresh, kernels.plane_pcg) as order:  # one of them may be all that is wanted
+        assert not started
+        order(kernels.plane_pcg, compiling.compile_for, list)
+    assert not started
+    with compiling.beside(fresh):
+        assert started[0].poll() is None
+    assert started[0].poll() is not None
+    with compiling.beside(kernels.plane_pcg) as order:
+        order(fresh, compiling.compile_for, list)  # it had not been foreseen
+    assert len(started) == 2
+    assert started[1].poll() is not None
 
 
 def problems(axes):
