@@ -22,6 +22,7 @@ COARSEST = 96  # cells solved directly
 LARGEST_DENSE = 400  # the most that are solved directly where an axis cannot be coarsened further
 VOIDS = 0.02  # share of faces without conductance from which aggregates fit better
 SOLVE, SET_UP = 8_000, 24_000  # cells that a thread must have to do in a system to be woken for it
+BAND = 700_000  # bytes of a band of the finest level in the set-up, besides the rows it shares with the next one
 SIDE_BY_SIDE = 500_000  # cells below which the systems of a batch are solved side by side
 STRETCHED = 6.0  # ratio of mean conductances of two axes from which aggregates fit better
 SPLIT = 1e-4  # share of weak ties inside blocks from which aggregates follow the ties
@@ -231,10 +232,12 @@ class Multigrid:
         elif self._plane:
             table, size = self._plane
             arena, dense = _memory("arena", size, precision), _dense(table)
-            work = _memory("scratch", int(table[-1, kernels.WEIGHTS]), np.float64)
+            members = self._members(SET_UP)
+            tables, room = _banded_layouts(self.shape, self.periodic, members)
+            work = _memory("scratch", room, np.float64)
             flat = (g.reshape(-1) for g in (*conductances[1:], diagonal))
-            system = (table, arena, work, *flat, *self.periodic[1:], scale, dense, np.empty(len(dense)))
-            team.together(kernels.box_set_up, self._members(SET_UP), *system)
+            system = (tables.copy(), arena, work, *flat, *self.periodic[1:], scale, dense, np.empty(len(dense)))
+            team.together(kernels.box_set_up, members, *system)
             _leave("scratch", work)
         else:
             table, size = _layout(self.shape, self._strength)
@@ -433,16 +436,43 @@ def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[n
         for column, size in sizes.items():
             line[column] = at
             at += size
-        line[kernels.WORK] = scratch
-        scratch += (6 if lines else 4) * (n1 + 2 * kernels.HALO) * (n2 + 2 * kernels.HALO)
-        line[kernels.WEIGHTS] = scratch  # on the coarsest level, which has none: the end
-        scratch += 0 if coarsest else 8 * (m1 + 2) * (m2 + 2)
+        if lines:
+            height, width = n1 + 2 * kernels.HALO, n2 + 2 * kernels.HALO
+            line[[kernels.WORK, kernels.HEIGHT, kernels.WEIGHTS_HEIGHT]] = scratch, height, m1 + 2
+            scratch += 6 * height * width
+            line[kernels.WEIGHTS] = scratch
+            scratch += 0 if coarsest else 8 * (m1 + 2) * (m2 + 2)
         lines.append(line)
         if coarsest:
+            lines[0][kernels.WORK] = scratch
+            line[kernels.WEIGHTS] = scratch + _place_band(lines[0])  # on the coarsest level, which has none: the end
             table = np.array(lines)
             table.flags.writeable = False
             return table, at
         n1, n2 = m1, m2
+
+
+def _place_band(line: np.ndarray) -> int:
+    """Size of a band of the finest level in the scratch of the set-up, from WORK on; where its fields and weights lie."""
+    n1, n2 = int(line[1]), int(line[2])
+    width, places = n2 + 2 * kernels.HALO, n2 // 2 + 2
+    rows = min(max(4, BAND // (8 * (8 * width + 8 * places))), n1 // 2)  # coarse ones; each has two fine rows of four fields
+    height = 2 * rows + kernels.HALO + 2
+    line[[kernels.HEIGHT, kernels.WEIGHTS_HEIGHT]] = height, rows + 2
+    line[kernels.WEIGHTS] = line[kernels.WORK] + 4 * height * width
+    size = 4 * height * width + 8 * (rows + 2) * places
+    return size + -size % 16  # what two threads write often is apart
+
+
+@lru_cache(maxsize=64)
+def _banded_layouts(shape: tuple[int, ...], periodic: tuple[bool, ...], members: int) -> tuple[np.ndarray, int]:
+    """The table for each member of a team, whose band of the finest level is its own; and the size of all scratch."""
+    table, _ = _plane_layout(shape, periodic)
+    first, end = int(table[0, kernels.WORK]), int(table[-1, kernels.WEIGHTS])
+    tables = np.repeat(table[None], members, axis=0)
+    tables[:, 0, [kernels.WORK, kernels.WEIGHTS]] += (end - first) * np.arange(members)[:, None]
+    tables.flags.writeable = False
+    return tables, first + members * (end - first)
 
 
 def solve_batch(systems: Sequence[tuple], tol: float = 1e-8, max_iterations: int = 500) -> list[Solve]:

@@ -22,6 +22,7 @@ from .team import meet
 # Entries are called from Python and cached with all they call; the others need no wrappers and compile faster without.
 _entry = njit(cache=True, error_model="numpy", nogil=True)
 _compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_pasted = njit(error_model="numpy", inline="always")  # not optimised with all it calls before its caller is, once more
 
 # Columns of the level table.
 SHAPE, G0, G1, G2, W, DINV, B, X, Y = 0, 3, 4, 5, 6, 7, 8, 9, 10
@@ -509,8 +510,9 @@ def vcycle(part, parts, gate, table, arena, dense, jobs, omegas, links, wide, na
 EAST, SOUTH, SOUTHEAST, SOUTHWEST, TRANSFER = 3, 4, 5, 11, 12
 WRAP = 13  # 1 where the first axis is periodic
 R, P, Q = 14, 15, 16
-WORK, WEIGHTS = 17, 18  # in the scratch of the set-up
-PLANE_COLUMNS = 19
+# In the scratch of the set-up, with how many rows lie between two fields, and between two weights.
+WORK, HEIGHT, WEIGHTS, WEIGHTS_HEIGHT = 17, 18, 19, 20
+PLANE_COLUMNS = 21
 
 # Entries of `numbers`, in the precision of the arena.
 FIRST, SECOND, ALPHA, BETA, NOTHING = 0, 1, 2, 3, 4
@@ -1248,6 +1250,8 @@ def solve_dense(dense, arena, rhs, out, y):
 #
 # `work` is flat: from WORK on, a level's fields lie one after the other, each with a halo of HALO rows and columns
 # (wrapped where periodic, 0 elsewhere); from WEIGHTS on, its interpolation. Offsets are unsigned, as in the sweeps.
+# Of the finest level there is only a band of rows at a time, which stays in the cache: a member takes its rows from the
+# conductances to the next level, then the band moves on. So every member has a table of its own.
 
 HALO = 3
 EASTWARD, SOUTHWARD, LOSS, WHOLE, SOUTHEASTWARD, SOUTHWESTWARD = np.arange(6)  # fields; the last two not on level 0
@@ -1258,20 +1262,19 @@ THREE = np.uint64(HALO)
 def field_at(table, level, field, i):
     """Where row i of a field of a level begins in `work`, at column 0."""
     width = table[level, SHAPE + 2] + 2 * HALO
-    height = table[level, SHAPE + 1] + 2 * HALO
-    return np.uint64(table[level, WORK] + (field * height + i + HALO) * width + HALO)
+    return np.uint64(table[level, WORK] + (field * table[level, HEIGHT] + i + HALO) * width + HALO)
 
 
 @_compiled
 def weights_at(table, level, which, row):
     """Where row `row` of one of the eight weights of a level begins in `work`."""
-    m1, m2 = table[level + 1, SHAPE + 1], table[level + 1, SHAPE + 2]
-    return np.uint64(table[level, WEIGHTS] + (which * (m1 + 2) + row) * (m2 + 2))
+    m2 = table[level + 1, SHAPE + 2]
+    return np.uint64(table[level, WEIGHTS] + (which * table[level, WEIGHTS_HEIGHT] + row) * (m2 + 2))
 
 
 @_compiled
 def wrap_halo(table, level, field, wrap1, wrap2, work):
-    """Fill the halo of a field along periodic axes."""
+    """Fill the halo of a field of a coarse level along periodic axes."""
     n1, n2 = table[level, SHAPE + 1], table[level, SHAPE + 2]
     n, width = np.uint64(n2), np.uint64(n2 + 2 * HALO)
     if wrap2:
@@ -1289,10 +1292,10 @@ def wrap_halo(table, level, field, wrap1, wrap2, work):
 
 @_compiled
 def clear_edges(lo, hi, level, table, work):
-    """0 into the halos of a level's fields, beside rows lo .. hi - 1 and beyond the first and the last one."""
+    """0 into the halos of a coarse level's fields, beside rows lo .. hi - 1 and beyond the first and the last one."""
     n1, n2 = table[level, SHAPE + 1], table[level, SHAPE + 2]
     n, width = np.uint64(n2), np.uint64(n2 + 2 * HALO)
-    for field in range(6 if level > 0 else 4):
+    for field in range(6):
         for i in range(lo if lo > 0 else lo - HALO, hi if hi < n1 else n1 + HALO):
             row = field_at(table, level, field, i) - THREE
             if 0 <= i < n1:
@@ -1317,17 +1320,37 @@ def positive(x):
 
 
 @_compiled
-def load_rows(lo, hi, table, g1, g2, w, scale, work):
-    """``scale * K`` into the fields of level 0; g1, g2 and w are flat."""
-    n = np.uint64(table[0, SHAPE + 2])
+def load_rows(lo, hi, table, g1, g2, w, wrap1, wrap2, scale, work):
+    """``scale * K`` into the fields of the finest level, rows lo .. hi - 1 and their halos; g1, g2 and w are flat.
+
+    Rows beyond the plane are those of its other end, or 0. WHOLE, the diagonal of K, is not known of the first row.
+    """
+    n1, n2 = table[0, SHAPE + 1], table[0, SHAPE + 2]
+    n, width = np.uint64(n2), np.uint64(n2 + 2 * HALO)
     for i in range(lo, hi):
-        cell, face = np.uint64(i) * n, np.uint64(i) * (n + ONE) + ONE
+        inside = (i + n1) % n1 if wrap1 else i
+        cell, face = np.uint64(inside * n2), np.uint64(inside * (n2 + 1) + 1)
         east, south = field_at(table, START, EASTWARD, i), field_at(table, START, SOUTHWARD, i)
-        loss = field_at(table, START, LOSS, i)
-        for k in range(n):
-            work[east + k] = scale * g2[face + k]
-            work[south + k] = scale * g1[cell + n + k]
-            work[loss + k] = scale * w[cell + k]
+        loss, whole = field_at(table, START, LOSS, i), field_at(table, START, WHOLE, i)
+        if 0 <= inside < n1:
+            for k in range(n):
+                work[east + k] = scale * g2[face + k]
+                work[south + k] = scale * g1[cell + n + k]
+                work[loss + k] = scale * w[cell + k]
+            for field in (east, south, loss):
+                for k in range(THREE):
+                    work[field - THREE + k] = work[field - THREE + n + k] if wrap2 else 0.0
+                    work[field + n + k] = work[field + k] if wrap2 else 0.0
+        else:
+            for field in (east, south, loss):
+                for k in range(width):
+                    work[field - THREE + k] = 0.0
+        if i > lo:
+            north = south - width
+            for k in range(n):
+                value = work[east + k - ONE] + work[east + k] + work[north + k] + work[south + k] + work[loss + k]
+                work[whole + k] = value
+            work[whole + n] = work[whole] if wrap2 else 0.0  # all that is wanted of its halo
 
 
 @_compiled
@@ -1339,9 +1362,9 @@ def store_row(work, source, count, arena, target):
 
 @_compiled
 def finish_rows(lo, hi, level, table, arena, work):
-    """Diagonals of rows lo .. hi - 1, and everything that the arena keeps of these rows.
+    """Everything that the arena keeps of rows lo .. hi - 1, and the diagonals of coarse ones.
 
-    On coarse levels LOSS is, on entry, the whole diagonal: it becomes the row's excess over its couplings, where one
+    There LOSS is, on entry, the whole diagonal: it becomes the row's excess over its couplings, where one
     that is nothing but rounding counts as 0. WHOLE is the diagonal of K. Galerkin products may have couplings of the
     wrong sign; 1 / D is the inverse of a diagonal so large that the rows of D^-1 K still sum to 2 at most, as the
     smoother assumes.
@@ -1354,8 +1377,7 @@ def finish_rows(lo, hi, level, table, arena, work):
         north, inverse = south - width, np.uint64(table[level, DINV] + i * n2)
         if level == 0:
             for k in range(n):
-                value = work[east + k - ONE] + work[east + k] + work[north + k] + work[south + k] + work[loss + k]
-                work[whole + k] = value
+                value = work[whole + k]
                 arena[inverse + k] = 1.0 / value if value > 0.0 else 0.0
         else:
             se, sw = field_at(table, level, SOUTHEASTWARD, i), field_at(table, level, SOUTHWESTWARD, i)
@@ -1550,26 +1572,43 @@ def galerkin_rows(lo, hi, level, table, work):
             work[to_se + c], work[to_sw + c] = -southeast, -southwest
 
 
+@_pasted
+def finest_rows(lo, hi, table, arena, work, g1, g2, w, wrap1, wrap2, scale):
+    """What the arena keeps of the finest level, and the next one's fields: coarse rows lo .. hi - 1, band by band."""
+    n1, m1, band = table[0, SHAPE + 1], table[1, SHAPE + 1], table[0, WEIGHTS_HEIGHT] - 2
+    fields, weights = table[0, WORK], table[0, WEIGHTS]
+    for top in range(lo, hi, band):
+        end = min(top + band, hi)
+        table[0, WORK] = fields - 2 * top * (table[0, SHAPE + 2] + 2 * HALO)
+        table[0, WEIGHTS] = weights - top * (table[1, SHAPE + 2] + 2)
+        load_rows(2 * top - HALO, 2 * end + 2, table, g1, g2, w, wrap1, wrap2, scale, work)
+        finish_rows(2 * top, 2 * end if end < m1 else n1, START, table, arena, work)
+        middle_rows(top, end + 2, START, table, work)
+        corner_rows(top + 1 if top > 0 else 0, end + 2, START, table, arena, work)
+        galerkin_rows(top, end, START, table, work)
+
+
 FINISH, MIDDLES, CORNERS, GALERKIN = np.arange(4)
 
 
 @_entry
-def box_set_up(part, parts, gate, table, arena, work, g1, g2, w, wrap1, wrap2, scale, dense, whole):
+def box_set_up(part, parts, gate, tables, arena, work, g1, g2, w, wrap1, wrap2, scale, dense, whole):
     """Fill the hierarchy of ``scale * K`` of a plane and factorise its coarsest level; g1, g2 and w are flat.
 
-    `work` is scratch of the size that the layout says, `whole` of the cells of the coarsest level.
+    `tables` holds the level table once for each member, whose WORK and WEIGHTS of the finest level are its own. `work` is
+    scratch of the size that the layout says, `whole` of the cells of the coarsest level.
     """
-    last = table.shape[0] - 1
-    for level in range(last + 1):
+    table, last = tables[part], tables.shape[1] - 1
+    lo, hi = share(table[1, SHAPE + 1], table[0, SHAPE + 1] * table[0, SHAPE + 2], part, parts)
+    finest_rows(lo, hi, table, arena, work, g1, g2, w, wrap1, wrap2, scale)
+    for level in range(1, last + 1):
         n1, n2 = table[level, SHAPE + 1], table[level, SHAPE + 2]
         lo, hi = share(n1, n1 * n2, part, parts)
         if lo < hi:
             clear_edges(lo, hi, level, table, work)
-            if level == 0:
-                load_rows(lo, hi, table, g1, g2, w, scale, work)
         meet(gate, parts)
         if part == 0:
-            for field in range(6 if level > 0 else 4):
+            for field in range(6):
                 if field != LOSS and field != WHOLE:
                     wrap_halo(table, level, field, wrap1, wrap2, work)
         meet(gate, parts)
@@ -1603,7 +1642,7 @@ def box_assemble(table, level, work, dense):
     n1, n2 = table[level, SHAPE + 1], table[level, SHAPE + 2]
     for i in range(n1):
         below = (i + 1) % n1 * n2
-        for field in range(6 if level > 0 else 3):
+        for field in range(6):
             row = field_at(table, level, field, i)
             for k in range(n2):
                 value, here, right, left = work[row + np.uint64(k)], i * n2 + k, (k + 1) % n2, (k + n2 - 1) % n2
