@@ -14,9 +14,11 @@ from functools import cached_property, lru_cache
 import numba
 import numpy as np
 
-from . import compiling, graphs
+from . import compiling, graphs, sparse
+from .errors import ResourceError
 from .kernels import multigrid as kernels
 from .kernels import team
+from .resources import require_memory
 
 COARSEST = 96  # cells solved directly
 LARGEST_DENSE = 400  # the most that are solved directly where an axis cannot be coarsened further
@@ -25,6 +27,8 @@ SOLVE, SET_UP = 8_000, 24_000  # cells that a thread must have to do in a system
 BAND = 700_000  # bytes of a band of the finest level in the set-up, besides the rows it shares with the next one
 SIDE_BY_SIDE = 500_000  # cells below which the systems of a batch are solved side by side
 STRETCHED = 6.0  # ratio of mean conductances of two axes from which aggregates fit better
+PATIENCE = 120  # iterations on a plane after which factors of K are cheaper: next to a threshold of percolation, say
+LARGEST_FACTORISED, FACTORS = 500_000, 1_000  # cells of a plane whose factors are made, which takes 4 s; bytes per cell
 SPLIT = 1e-4  # share of weak ties inside blocks from which aggregates follow the ties
 STRETCHED_LINES = 0.1  # share of lines of cells that may be stretched so either way
 WEAK = 0.3  # an axis this much weaker than the strongest waits until the others have been coarsened
@@ -303,12 +307,36 @@ class Multigrid:
             return replace(part, x=part.x * unit)
         if self.direct:
             return self._eliminate(rhs)
+        if not (self._plane and self.diagonal.size <= LARGEST_FACTORISED and self.diagonal.any()):
+            return self._iterate(rhs, x, tol, max_iterations)
+        patience = 0 if self.__dict__.get("_factors") else min(PATIENCE, max_iterations)
+        first = self._iterate(rhs, x, tol, patience)
+        if first.converged or first.iterations >= max_iterations:
+            return first
+        start = self._factors(rhs) if self._factors else None
+        if start is None or not np.isfinite(start).all():
+            start = x.copy()
+        second = self._iterate(rhs, start, tol, max_iterations - first.iterations)
+        best = second if second.residual < first.residual else first
+        return replace(best, iterations=first.iterations + second.iterations)
+
+    def _iterate(self, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int) -> Solve:
+        """Conjugate gradients from x on, which is overwritten."""
         found = team.together(*self._call(self._hierarchy, rhs, x, tol, max_iterations))
         iterations, residual, size, rounding = found
         if self._inert.any():
             x[self._inert] = 0.0
         converged = bool(residual <= max(tol * size, 2.0 * rounding))
         return Solve(x, int(iterations), float(residual / size), converged, float(rounding / size))
+
+    @cached_property
+    def _factors(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """What solves ``K x = rhs`` directly; None where it can't be had."""
+        try:
+            require_memory(FACTORS * self.diagonal.size, "factors of a plane", self.shape[1:])
+        except ResourceError:
+            return None
+        return sparse.factorised(self.conductances, self.diagonal, self.periodic)
 
     def _call(
         self, hierarchy: tuple, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int, solving: bool = True

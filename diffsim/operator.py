@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import series, tensor
+from . import series, sparse, tensor
 from .data import Data
 from .errors import ProblemError
 from .forcing import Forcing, Term, Wall
@@ -567,27 +567,9 @@ class Operator:
 
     def matrix(self):
         """K as a scipy CSR matrix over all cells; rows of cells that are not free are empty."""
-        from scipy.sparse import coo_array
-
-        index = np.arange(math.prod(self.shape)).reshape(self.shape)
-        rows, cols, values = [index.ravel()], [index.ravel()], [self.diagonal.ravel()]
-        for axis, g in enumerate(self.conductances):
-            n = self.shape[axis]
-            take = lambda x, s, axis=axis: x[(slice(None),) * axis + (s,)].ravel()  # noqa: E731
-            pairs = [(slice(0, n - 1), slice(1, n), slice(1, n))]
-            if self.periodic[axis] and n > 1:
-                pairs.append((slice(n - 1, n), slice(0, 1), slice(0, 1)))
-            for left, right, face in pairs:
-                i, j, c = take(index, left), take(index, right), take(g, face)
-                rows += [i, j, i, j]
-                cols += [i, j, j, i]
-                values += [c, c, -c, -c]
-        shape = (index.size, index.size)
-        matrix = coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=shape).tocsr()
-        matrix.sum_duplicates()
-        matrix.eliminate_zeros()
+        matrix = sparse.matrix(self.conductances, self.diagonal, self.periodic)
         if self.cross is not None:
-            matrix = matrix + tensor.matrix(self.cross, index[0])
+            matrix = matrix + tensor.matrix(self.cross, np.arange(math.prod(self.shape)).reshape(self.shape)[0])
         return matrix
 
     @cached_property

@@ -505,3 +505,45 @@ def test_any_symmetric_operator_can_use_the_cycle():
     solve = diffsim.multigrid.solve_preconditioned(apply, solver.cycle, rhs, None, 1e-10, 100)
     assert solve.converged
     np.testing.assert_allclose(apply(solve.x), rhs, rtol=0, atol=1e-9)
+
+
+def percolating(n, contrast, seed=0):
+    """A plane whose cells are good or bad conductors by chance, as many of the good as just hang together."""
+    return np.where(np.random.default_rng(seed).random((1, n, n)) < 0.41, 1.0, contrast)
+
+
+def test_where_iterations_are_slow_factors_take_over(monkeypatch):
+    system, rhs = graph(percolating(96, 1e6), walls=(1, 2)), np.ones((1, 96, 96))
+    solver = Multigrid(*system)
+    solve = solver.solve(rhs, max_iterations=2000)
+    assert solve.converged
+    assert diffsim.multigrid.PATIENCE <= solve.iterations <= diffsim.multigrid.PATIENCE + 2
+    K = assembled(*system[:2])
+    assert np.linalg.norm(K @ solve.x.ravel() - rhs.ravel()) <= max(1e-8, 2 * solve.rounding) * np.linalg.norm(rhs)
+    again = solver.solve(2 * rhs)  # by what is there
+    assert again.converged
+    assert again.iterations <= 2
+    # a few iterations are none too many
+    assert not Multigrid(*system).solve(rhs, max_iterations=50).converged
+    # without them conjugate gradients go on where they were
+    monkeypatch.setattr(diffsim.multigrid.sparse, "factorised", lambda *system: None)
+    alone = Multigrid(*system).solve(rhs, max_iterations=2000)
+    assert alone.converged
+    assert alone.iterations > 150
+    np.testing.assert_allclose(alone.x, solve.x, rtol=1e-5)
+
+
+def test_no_factors_are_made_for_which_memory_is_missing(monkeypatch):
+    monkeypatch.setattr(diffsim.multigrid, "FACTORS", 1 << 40)
+    solver = Multigrid(*graph(percolating(64, 1e6, 1), walls=(1, 2)))
+    assert solver._factors is None
+    assert solver.solve(np.ones((1, 64, 64)), max_iterations=2000).converged
+
+
+def test_factors_leave_cells_alone_to_which_nothing_is_attached():
+    coefficient = percolating(40, 10.0)
+    coefficient[0, 7, 9] = 0.0
+    conductances, diagonal, periodic = graph(coefficient, walls=(1, 2), wrap=())
+    x = diffsim.multigrid.sparse.factorised(conductances, diagonal, periodic)(np.where(coefficient > 0, 1.0, 0.0))
+    expected, _, _ = direct(conductances, diagonal, np.where(coefficient > 0, 1.0, 0.0))
+    np.testing.assert_allclose(x, expected, rtol=1e-11, atol=1e-14)
