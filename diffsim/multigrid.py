@@ -307,9 +307,10 @@ class Multigrid:
             return replace(part, x=part.x * unit)
         if self.direct:
             return self._eliminate(rhs)
-        if not (self._plane and self.diagonal.size <= LARGEST_FACTORISED and self.diagonal.any()):
+        if self.shape[0] > 1 or self.diagonal.size > LARGEST_FACTORISED:
             return self._iterate(rhs, x, tol, max_iterations)
-        patience = 0 if self.__dict__.get("_factors") else min(PATIENCE, max_iterations)
+        patience = PATIENCE if self._plane else PATIENCE // 2  # on aggregates an iteration costs more
+        patience = 0 if self.__dict__.get("_factors") else min(patience, max_iterations)
         first = self._iterate(rhs, x, tol, patience)
         if first.converged or first.iterations >= max_iterations:
             return first

@@ -35,21 +35,29 @@ def matrix(conductances: Sequence[np.ndarray], diagonal: np.ndarray, periodic: S
 def factorised(
     conductances: Sequence[np.ndarray], diagonal: np.ndarray, periodic: Sequence[bool]
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """A function that solves ``K x = rhs`` by SuperLU; None where K is singular, or memory does not suffice.
+    """A function that solves ``K x = rhs`` by SuperLU; None where memory does not suffice.
 
-    K is symmetric, so the ordering is one of minimum degree on its own graph, and pivots stay on the diagonal.
+    Components that nothing anchors, on which `rhs` has to add up to 0, have their first cell at 0. K is symmetric, so
+    the ordering is one of minimum degree on its own graph, and pivots stay on the diagonal.
     """
     from scipy.sparse import diags_array
+    from scipy.sparse.csgraph import connected_components
     from scipy.sparse.linalg import splu
 
     k = matrix(conductances, diagonal, periodic)
-    inert = k.diagonal() == 0.0  # nothing is attached to these cells
-    if inert.any():
-        k = k + diags_array(inert.astype(float))
+    _, labels = connected_components(k, directed=False)
+    _, first = np.unique(labels, return_index=True)
+    floating = first[np.bincount(labels, diagonal.ravel()) == 0.0]
+    # whatever is added to the diagonal of one cell of such a component, that cell comes out as 0
+    pins = np.zeros(diagonal.size)
+    pins[floating] = np.where(k.diagonal()[floating] > 0.0, k.diagonal()[floating], 1.0)
     try:
         factors = splu(
-            k.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+            (k + diags_array(pins)).tocsc(),
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
         )
-    except (RuntimeError, MemoryError):  # exactly singular
+    except (RuntimeError, MemoryError):  # the former where an anchor is so weak that K is singular in double precision
         return None
     return lambda rhs: factors.solve(rhs.ravel()).reshape(rhs.shape)

@@ -540,10 +540,30 @@ def test_no_factors_are_made_for_which_memory_is_missing(monkeypatch):
     assert solver.solve(np.ones((1, 64, 64)), max_iterations=2000).converged
 
 
-def test_factors_leave_cells_alone_to_which_nothing_is_attached():
+@pytest.mark.parametrize("walls", [(1, 2), ()])
+def test_factors_know_cells_and_components_that_nothing_anchors(walls):
     coefficient = percolating(40, 10.0)
     coefficient[0, 7, 9] = 0.0
-    conductances, diagonal, periodic = graph(coefficient, walls=(1, 2), wrap=())
-    x = diffsim.multigrid.sparse.factorised(conductances, diagonal, periodic)(np.where(coefficient > 0, 1.0, 0.0))
-    expected, _, _ = direct(conductances, diagonal, np.where(coefficient > 0, 1.0, 0.0))
-    np.testing.assert_allclose(x, expected, rtol=1e-11, atol=1e-14)
+    coefficient[0, 20:30, [20, 29]] = coefficient[0, [20, 29], 20:30] = 0.0  # an island in the lake
+    conductances, diagonal, periodic = graph(coefficient, walls=walls)
+    rhs = np.random.default_rng(0).standard_normal(coefficient.shape)
+    expected, labels, anchored = direct(conductances, diagonal, rhs)
+    for label in np.flatnonzero(~anchored):
+        rhs[labels == label] -= rhs[labels == label].mean()
+    expected, labels, anchored = direct(conductances, diagonal, rhs)
+    x = diffsim.multigrid.sparse.factorised(conductances, diagonal, periodic)(rhs)
+    for label in np.flatnonzero(~anchored):
+        cells = labels == label
+        assert x[cells][0] == pytest.approx(0.0, abs=1e-12)
+        x[cells] += (expected[cells] - x[cells]).mean()
+    np.testing.assert_allclose(x, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_factors_take_over_on_planes_with_voids_and_components_without_anchor():
+    coefficient = percolating(128, 1e6, 2)
+    coefficient[np.random.default_rng(1).random(coefficient.shape) < 0.35] = 0.0
+    system = graph(coefficient, walls=(1,))
+    rhs = np.where(system[1] > 0, 1.0, 0.0)
+    solve = Multigrid(*system).solve(rhs, max_iterations=2000)
+    assert solve.converged
+    assert solve.iterations <= diffsim.multigrid.PATIENCE + 2
