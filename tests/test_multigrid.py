@@ -451,6 +451,32 @@ def test_a_hierarchy_set_up_on_several_threads_has_the_bits_of_one(wrap, monkeyp
     assert all(np.array_equal(one, other) for other in more)
 
 
+@pytest.fixture
+def thin_bands(monkeypatch):
+    """The fewest rows that a band of the finest level may have."""
+    layouts = (diffsim.multigrid._plane_layout, diffsim.multigrid._banded_layouts)
+    for layout in layouts:
+        layout.cache_clear()
+    yield lambda: (monkeypatch.setattr(diffsim.multigrid, "BAND", 1), *(layout.cache_clear() for layout in layouts))
+    for layout in layouts:
+        layout.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("shape", "wrap"), [((1, 71, 67), ()), ((1, 70, 64), ()), ((1, 72, 67), (1,)), ((1, 71, 64), (2,)), ((1, 64, 72), (1, 2))]
+)
+def test_bands_of_the_finest_level_change_no_bit(shape, wrap, thin_bands):
+    system = graph(two_phase(shape, 3.0, 50.0, 1.0), [axis for axis in (1, 2) if axis not in wrap], wrap, shift=0.1)
+    whole, rhs = Multigrid(*system), np.ones(shape)
+    expected = whole.solve(rhs)
+    kept = whole._hierarchy[1][: whole._plane[0][0, kernels.X]].copy()  # couplings, losses and diagonals of the finest level
+    thin_bands()
+    banded = Multigrid(*system)
+    assert banded._plane[0][0, kernels.WEIGHTS_HEIGHT] - 2 == 4
+    np.testing.assert_array_equal(banded.solve(rhs).x, expected.x)
+    np.testing.assert_array_equal(banded._hierarchy[1][: kept.size], kept)
+
+
 def test_too_few_iterations_are_reported():
     conductances, diagonal, _ = graph(two_phase((1, 60, 60), 3.0, 12.0, 3.0), walls=[1, 2])
     solve = Multigrid(conductances, diagonal).solve(np.ones(diagonal.shape), tol=1e-10, max_iterations=2)
