@@ -307,8 +307,11 @@ class Multigrid:
             return replace(part, x=part.x * unit)
         if self.direct:
             return self._eliminate(rhs)
-        if self.shape[0] > 1 or self.diagonal.size > LARGEST_FACTORISED:
-            return self._iterate(rhs, x, tol, max_iterations)
+        small_plane = self.shape[0] == 1 and self.diagonal.size <= LARGEST_FACTORISED
+        return (self._solve_plane if small_plane else self._iterate)(rhs, x, tol, max_iterations)
+
+    def _solve_plane(self, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int) -> Solve:
+        """Conjugate gradients from x on; where they are slow, from what the factors of K say."""
         patience = PATIENCE if self._plane else PATIENCE // 2  # on aggregates an iteration costs more
         patience = 0 if self.__dict__.get("_factors") else min(patience, max_iterations)
         first = self._iterate(rhs, x, tol, patience)
