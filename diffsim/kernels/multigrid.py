@@ -17,7 +17,7 @@ integers: per level its shape, and where its arrays begin. Level arrays are view
 import numpy as np
 from numba import njit
 
-from .team import meet
+from .team import bare, meet
 
 # Entries are called from Python and cached with all they call; the others need no wrappers and compile faster without.
 _entry = njit(cache=True, error_model="numpy", nogil=True)
@@ -537,14 +537,16 @@ def lane_dot(a, at_a, b, at_b, n, lanes):
     """Sum of a_k b_k over n places in an order that depends on n alone; `lanes` is scratch."""
     for lane in range(LANES):
         lanes[lane] = 0.0
-    whole = n - n % LANES
-    k = np.uint64(0)
-    while k < whole:
+    k, pair = np.uint64(0), LANES + LANES
+    while k + pair <= n:  # two at once: a quarter of the time of one by one
         for lane in range(LANES):
+            i, j = at_a + k + lane, at_b + k + lane
+            lanes[lane] = lanes[lane] + a[i] * b[j] + a[i + LANES] * b[j + LANES]
+        k += pair
+    while k < n:
+        for lane in range(min(LANES, n - k)):
             lanes[lane] += a[at_a + k + lane] * b[at_b + k + lane]
         k += LANES
-    for lane in range(n - whole):
-        lanes[lane] += a[at_a + whole + lane] * b[at_b + whole + lane]
     half = LANES // TWO
     while half > ONE:
         for lane in range(half):
@@ -910,6 +912,8 @@ def plane_pcg(
     Each member has a row of `numbers`, of `wide`, in double precision, and of `narrow`, in that of the arena and 0 at first:
     3 and `BUFFERS` numbers for each place of a row and its two ends, and 32 more. `sums`: (rows, 6).
     """
+    g1, g2, w, b, x, table, arena = bare(g1), bare(g2), bare(w), bare(b), bare(x), bare(table), bare(arena)
+    dense, numbers, wide, narrow, sums = bare(dense), bare(numbers), bare(wide), bare(narrow), bare(sums)
     cells, last, n2 = x.size, table.shape[0] - 1, table[0, SHAPE + 2]
     solution, rhs = x.reshape(cells), b.reshape(cells)
     own, wide_rows, wide_lanes = numbers[part], wide[part], wide[part, 3 * (n2 + 2) :]
@@ -1559,6 +1563,8 @@ def box_set_up(part, parts, gate, table, arena, work, g1, g2, w, wrap1, wrap2, s
 
     `work` is scratch of the size that the layout says, `whole` of the cells of the coarsest level.
     """
+    table, arena, work, g1, g2, w = bare(table), bare(arena), bare(work), bare(g1), bare(g2), bare(w)
+    dense, whole = bare(dense), bare(whole)
     last = table.shape[0] - 1
     for level in range(last + 1):
         n1, n2 = table[level, SHAPE + 1], table[level, SHAPE + 2]
