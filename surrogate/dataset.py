@@ -31,6 +31,7 @@ from diffsim import store
 from diffsim.boundary import Dirichlet, Neumann, Robin
 from diffsim.errors import DiffsimError, ProblemError, StoreError
 from diffsim.grid import Grid
+from diffsim.lines import stacked
 from diffsim.problem import Problem
 from diffsim.resources import require_disk, require_memory
 
@@ -407,7 +408,7 @@ def _columns(problems: Sequence[Problem]) -> dict[str, np.ndarray]:
     sources = [p.source.steady for p in problems]
     number = all(np.ndim(f) == 0 for f in sources)
     return {
-        "diffusivity": np.stack([full(p.diffusivity) for p in problems]),
+        "diffusivity": stacked([p.diffusivity if np.ndim(p.diffusivity) else full(p.diffusivity) for p in problems]),
         "source": np.array(sources, dtype=float) if number else np.stack([full(f) for f in sources]),
         "sides": np.array(sides, dtype=float),
     }
