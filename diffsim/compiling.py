@@ -16,6 +16,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core import types
 from numba.core.dispatcher import Dispatcher
 
 _PROGRAM = (
@@ -105,6 +106,25 @@ def sample_of(kind: Any) -> Any:
 def compile_for(module: str, name: str, *kinds: Any) -> None:
     """Compile a kernel for arguments of these kinds."""
     getattr(importlib.import_module(module), name).compile(tuple(numba.typeof(sample_of(kind)) for kind in kinds))
+
+
+def callee(kernel: Callable, arguments: Sequence) -> Any:
+    """`kernel` for arguments like these, as another kernel takes it to call it: compiled once, whoever calls."""
+    return _Callee(kernel, tuple(map(numba.typeof, arguments))) if isinstance(kernel, Dispatcher) else kernel
+
+
+class _Callee(types.WrapperAddressProtocol):
+    """A compiled function by its address and its signature; a call that does not fit does not compile."""
+
+    def __init__(self, kernel: Dispatcher, kinds: tuple):
+        kernel.compile(kinds)
+        self._result = kernel.overloads[kinds]
+
+    def __wrapper_address__(self) -> int:
+        return self._result.library.get_pointer_to_function(self._result.fndesc.llvm_cfunc_wrapper_name)
+
+    def signature(self) -> Any:
+        return self._result.signature
 
 
 def _serve() -> None:

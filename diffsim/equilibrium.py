@@ -15,16 +15,18 @@ from typing import Any, overload
 import numpy as np
 
 from . import spectral
+from .batch import solve_batch
 from .data import number
 from .errors import ConvergenceError, ProblemError
-from .multigrid import Multigrid, Solve, solve_batch, solve_preconditioned
+from .multigrid import Multigrid, Solve, solve_preconditioned
 from .operator import Operator, discretize
 from .problem import Problem
 from .resources import require_memory
-from .together import CELLS, discretize_together, is_plain
+from .together import discretize_together, is_plain
 
 METHODS = ("auto", "spectral", "multigrid", "newton", "picard")
 BYTES_PER_CELL = 170  # operator, vectors of the iteration, hierarchy
+PIECE = 1 << 17  # cells of a piece of a long list
 SMALL = 32 << 20  # bytes that are there: asking the system for what is free takes half a millisecond
 BALANCE = 1e-10  # relative imbalance of a floating component that is rounding of the data
 MOST_ITERATIONS = 2000
@@ -181,8 +183,9 @@ def _solve_list(problems: list[Problem], tol: float, method: str, guesses: list,
     import numba
 
     threads, largest = numba.get_num_threads(), max((p.grid.size for p in problems), default=0)
-    piece = max(2, CELLS // max(largest, 1))
-    alone = threads == 1 or len(problems) < 4 * threads * piece or largest > CELLS
+    most = max(2, PIECE // max(largest, 1))
+    piece = min(most, len(problems) // (4 * threads))
+    alone = threads == 1 or 2 * piece < most or 2 * largest > PIECE
     if alone or any(guess is not None for guess in guesses) or not all(map(is_plain, problems)):
         return _solve_piece(problems, tol, method, guesses, initials)
 

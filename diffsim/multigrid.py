@@ -25,7 +25,6 @@ LARGEST_DENSE = 400  # the most that are solved directly where an axis cannot be
 VOIDS = 0.02  # share of faces without conductance from which aggregates fit better
 SOLVE, SET_UP = 8_000, 24_000  # cells that a thread must have to do in a system to be woken for it
 BAND = 700_000  # bytes of a band of the finest level in the set-up, besides the rows it shares with the next one
-SIDE_BY_SIDE = 500_000  # cells below which the systems of a batch are solved side by side
 STRETCHED = 6.0  # ratio of mean conductances of two axes from which aggregates fit better
 PATIENCE = 120  # iterations on a plane after which factors of K are cheaper: next to a threshold of percolation, say
 LARGEST_FACTORISED, FACTORS = 500_000, 1_000  # cells of a plane whose factors are made, which takes 4 s; bytes per cell
@@ -89,6 +88,12 @@ class Solve:
     residual: float  # ||rhs - K x|| / ||rhs||, measured; 0 where rhs = 0
     converged: bool  # residual <= tol, or as small as rounding in double precision allows
     rounding: float  # size of the rounding errors in `residual`, relative to ||rhs||
+
+    @classmethod
+    def of(cls, x: np.ndarray, tol: float, iterations: int, residual: float, size: float, rounding: float) -> "Solve":
+        """x and what the kernel that found it returned."""
+        converged = bool(residual <= max(tol * size, 2.0 * rounding))
+        return cls(x, int(iterations), float(residual / size), converged, float(rounding / size))
 
 
 class Multigrid:
@@ -160,8 +165,7 @@ class Multigrid:
             return None
         if sum(count for *_, count in self._facts) < (1 - VOIDS) * (2 * n1 * n2 - n1 - n2):
             return None
-        table, size = _plane_layout(self.shape, self.periodic)
-        return (table, size) if len(table) > 1 and table[-1, :3].prod() <= LARGEST_DENSE else None
+        return _plane_layout(self.shape, self.periodic)
 
     @property
     def _graded(self) -> bool:
@@ -225,10 +229,15 @@ class Multigrid:
             order(kernels.plane_pcg if self._plane else kernels.pcg, compiling.compile_for, arguments)
             return self._set_up()
 
-    def _set_up(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray | None]:
+    @cached_property
+    def _scale(self) -> float:
+        """What the preconditioner multiplies K by."""
         largest = max(*(facts[1] for facts in self._facts), float(self.diagonal.max(initial=0.0)))
-        scale = 1.0 / largest if largest > 0 else 1.0
-        conductances, diagonal, precision, links = self.conductances, self.diagonal, self._precision, None
+        return 1.0 / largest if largest > 0 else 1.0
+
+    def _set_up(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray | None]:
+        conductances, diagonal, scale = self.conductances, self.diagonal, self._scale
+        precision, links = self._precision, None
         if self._split:
             table, arena, links = graphs.layout(conductances, diagonal, scale, precision, COARSEST)
             dense = _dense(table)
@@ -327,11 +336,9 @@ class Multigrid:
     def _iterate(self, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int) -> Solve:
         """Conjugate gradients from x on, which is overwritten."""
         found = team.together(*self._call(self._hierarchy, rhs, x, tol, max_iterations))
-        iterations, residual, size, rounding = found
         if self._inert.any():
             x[self._inert] = 0.0
-        converged = bool(residual <= max(tol * size, 2.0 * rounding))
-        return Solve(x, int(iterations), float(residual / size), converged, float(rounding / size))
+        return Solve.of(x, tol, *found)
 
     @cached_property
     def _factors(self) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -446,8 +453,8 @@ def _layout(shape: tuple[int, ...], strength: list[float]) -> tuple[np.ndarray, 
 
 
 @lru_cache(maxsize=64)
-def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[np.ndarray, int]:
-    """The same for a plane whose coarse cells are every other one."""
+def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[np.ndarray, int] | None:
+    """The same for a plane whose coarse cells are every other one; None where that cannot be coarsened enough."""
     lines: list = []
     at = scratch = 0
     n1, n2 = int(shape[1]), int(shape[2])
@@ -480,7 +487,7 @@ def _plane_layout(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[n
             line[kernels.WEIGHTS] = scratch + _place_band(lines[0])  # on the coarsest level, which has none: the end
             table = np.array(lines)
             table.flags.writeable = False
-            return table, at
+            return (table, at) if len(table) > 1 and cells <= LARGEST_DENSE else None
         n1, n2 = m1, m2
 
 
@@ -499,45 +506,14 @@ def _place_band(line: np.ndarray) -> int:
 @lru_cache(maxsize=64)
 def _banded_layouts(shape: tuple[int, ...], periodic: tuple[bool, ...], members: int) -> tuple[np.ndarray, int]:
     """The table for each member of a team, whose band of the finest level is its own; and the size of all scratch."""
-    table, _ = _plane_layout(shape, periodic)
+    layout = _plane_layout(shape, periodic)
+    assert layout is not None
+    table, _ = layout
     first, end = int(table[0, kernels.WORK]), int(table[-1, kernels.WEIGHTS])
     tables = np.repeat(table[None], members, axis=0)
     tables[:, 0, [kernels.WORK, kernels.WEIGHTS]] += (end - first) * np.arange(members)[:, None]
     tables.flags.writeable = False
     return tables, first + members * (end - first)
-
-
-def solve_batch(systems: Sequence[tuple], tol: float = 1e-8, max_iterations: int = 500) -> list[Solve]:
-    """Solve many systems (conductances, diagonal, rhs), small ones side by side on all threads.
-
-    Each is solved by the operations of `Multigrid.solve`, so a result does not depend on its companions. Entries may
-    carry a fourth item, the periodic axes.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    threads = numba.get_num_threads()
-
-    def one(system, threads: int | None) -> Solve:
-        conductances, diagonal, rhs, *periodic = system
-        solver = Multigrid(conductances, diagonal, *periodic, threads=threads)
-        solve = solver.solve(rhs, tol=tol, max_iterations=max_iterations)
-        solver.release()
-        return solve
-
-    # large systems use all threads one after the other; the kernels release the interpreter lock for small ones
-    small = [k for k, system in enumerate(systems) if np.size(system[1]) < SIDE_BY_SIDE]
-    results: list[Solve | None] = [None] * len(systems)
-    for k in set(range(len(systems))).difference(small):
-        results[k] = one(systems[k], None)
-    if len(small) > 1 and threads > 1:
-        results[small[0]] = one(systems[small[0]], 1)  # compiles, once
-        with ThreadPoolExecutor(threads) as pool:
-            for k, solve in zip(small[1:], pool.map(lambda k: one(systems[k], 1), small[1:]), strict=True):
-                results[k] = solve
-    else:
-        for k in small:
-            results[k] = one(systems[k], 1)
-    return results  # type: ignore[return-value]
 
 
 def solve_preconditioned(

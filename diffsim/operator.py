@@ -409,15 +409,19 @@ class Operator:
             h = _radiative_coefficient(h, half / area, np.ravel(self._field)[cells], wall.data_at(value, self.t))
         return Wall(side, cells, area, half, series.to_outside(h, area, half), places, value, flux)
 
-    def adopt(self, conductances, walls: list[Wall], diagonal: np.ndarray, base: np.ndarray, joined: bool) -> None:
+    def adopt(
+        self, conductances, walls: list[Wall], diagonal: np.ndarray, base: np.ndarray, joined: bool, held: bool
+    ) -> None:
         """Take what was assembled for many problems at once (`diffsim.together`), as it would be assembled here.
 
-        `base` is a steady forcing; `joined`: every inner face conducts.
+        `base` is a steady forcing; `joined`: every inner face conducts; `held`: the diagonal is somewhere positive.
         """
         known = self.__dict__
         known["conductances"], known["_graph"] = conductances, (conductances[self.lead :], [])
         known["walls"], known["diagonal"], known["_all_joined"] = walls, diagonal, joined
         known["forcing"] = Forcing(self.shape, [], base)
+        if joined:
+            known["anchored"] = np.array([held])
 
     @cached_property
     def cross(self) -> np.ndarray | None:

@@ -101,6 +101,7 @@ class Problem:
     # {side: [(mask or None, plain side, (h, value, flux))]}, sides that are not periodic
     wall_terms: Mapping[str, list] = field(init=False, repr=False)
     radiates: bool = field(init=False, repr=False)  # a side follows u
+    plain_sides: bool = field(init=False, repr=False)  # single steady numbers on whole sides that do not radiate
 
     def __post_init__(self):
         grid = self.grid
@@ -123,6 +124,7 @@ class Problem:
                 shape = grid.shape if side == "void" else grid.side_shape(side)
                 terms[side] = [(mask, part, part.terms(side, shape)) for mask, part in wall_parts(side, what, shape)]
         put("wall_terms", terms)
+        put("plain_sides", all(map(_is_plain, (parts for side, parts in terms.items() if side != "void"))))
         put(
             "radiates",
             any(
@@ -166,6 +168,25 @@ class Problem:
             data = given[name]
             given[name] = data.steady if data.constant else data.signal
         return Problem(**{**given, "boundary": dict(self.boundary), **changes})
+
+    def with_each(self, diffusivity: np.ndarray) -> "list[Problem]":
+        """``[self.with_(diffusivity=d) for d in diffusivity]`` for a stack of arrays, which are checked together."""
+        shape = (len(diffusivity), *self.grid.shape)
+        where = None if self.active is None else np.broadcast_to(self.active, shape)
+        stack = array("diffusivity", diffusivity, shape, least=0.0, where=where)
+        for largest in stack.max(axis=tuple(range(1, stack.ndim))):
+            _something_diffuses((largest,))
+        alike = [object.__new__(Problem) for _ in stack]
+        for problem, d in zip(alike, stack, strict=True):
+            problem.__dict__.update(self.__dict__, diffusivity=d)
+        return alike
+
+
+def _is_plain(parts: list) -> bool:
+    """A side is one part that does not radiate, and its data are single steady numbers."""
+    (_, side, (h, *data)), *others = parts
+    steady = isinstance(h, float) and all(datum.constant and datum.scalar for datum in data)
+    return not others and steady and side.kind != "radiation"
 
 
 def _mask(name: str, mask, grid: Grid) -> np.ndarray | None:
@@ -212,7 +233,7 @@ def _diffusivity(value, grid: Grid, where):
 
 
 def _something_diffuses(entries) -> None:
-    if all(np.max(entry) == 0 for entry in entries):
+    if all((entry if np.ndim(entry) == 0 else np.max(entry)) == 0 for entry in entries):
         raise ProblemError("diffusivity is 0 everywhere: nothing diffuses. Give a positive value somewhere.")
 
 

@@ -11,10 +11,12 @@ import numpy as np
 
 from . import series
 from .forcing import Wall
+from .lines import stacked
 from .operator import Operator, discretize
 from .problem import Problem
 
-CELLS = 1 << 16  # of a stack, so that its arrays stay in the cache
+CELLS = 1 << 18  # of a stack at most
+LARGEST = 1 << 15  # cells of a problem that is worth a place in one: Python is the smaller part of larger ones
 
 
 def discretize_together(problems: Sequence[Problem]) -> list[Operator]:
@@ -22,7 +24,7 @@ def discretize_together(problems: Sequence[Problem]) -> list[Operator]:
     operators = [discretize(problem) for problem in problems]
     alike: dict[tuple, list[Operator]] = {}
     for operator in operators:
-        if 2 * operator.grid.size <= CELLS and is_plain(operator.problem):
+        if operator.grid.size <= LARGEST and is_plain(operator.problem):
             alike.setdefault((operator.grid.identity, operator.periodic), []).append(operator)
     for group in alike.values():
         most = CELLS // group[0].grid.size
@@ -36,13 +38,8 @@ def is_plain(problem: Problem) -> bool:
     """D is an array, the data are steady, and the sides are single numbers; no voids, held cells, contacts or losses."""
     if not isinstance(problem.diffusivity, np.ndarray) or problem.reaction is not None or problem.contacts:
         return False
-    if not problem.all_free or np.any(problem.loss) or not problem.source.constant:
-        return False
-    return all(
-        len(parts) == 1 and isinstance(parts[0][2][0], float) and parts[0][1].kind != "radiation"
-        and all(data.constant and data.scalar for data in parts[0][2][1:])
-        for side, parts in problem.wall_terms.items() if side != "void"
-    )  # fmt: skip
+    lossless = isinstance(problem.loss, float) and problem.loss == 0.0
+    return lossless and problem.all_free and problem.plain_sides and problem.source.constant
 
 
 def _column(numbers: Iterable[float]) -> np.ndarray:
@@ -54,7 +51,7 @@ def _assemble(stack: list[Operator]) -> None:
     """Conductances, walls, diagonal and forcing of plain problems on one grid."""
     first, count = stack[0], len(stack)
     grid, lead = first.grid, first.lead
-    d = np.stack([operator.problem.diffusivity for operator in stack])
+    d = stacked([operator.problem.diffusivity for operator in stack])
     diagonal, base = np.zeros((count, *grid.shape)), np.zeros((count, *grid.shape))
     nothing = [np.zeros(first._face_shape(axis)) for axis in range(lead)]
     joined, links_of, walls_of = np.ones(count, dtype=bool), [], []
@@ -82,7 +79,10 @@ def _assemble(stack: list[Operator]) -> None:
         places = np.arange(cells.size)
         for k, (_, value, flux) in enumerate(terms):
             walls[k].append(Wall(side, cells, area, side_half[k], g[k], places, value, flux))
+    held = diagonal.max(axis=tuple(range(1, diagonal.ndim))) > 0
     for k, operator in enumerate(stack):
         base[k] += grid.volume_factors * operator.problem.source.steady
         conductances = (*nothing, *(links[k] for links in links_of))
-        operator.adopt(conductances, walls[k], diagonal[k].reshape(operator.shape), base[k], bool(joined[k]))
+        operator.adopt(
+            conductances, walls[k], diagonal[k].reshape(operator.shape), base[k], bool(joined[k]), bool(held[k])
+        )

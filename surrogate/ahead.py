@@ -4,6 +4,7 @@ The thread shares what is loaded and compiled, so it starts at once; processes t
 when they are ready. What a job does may depend on its task alone: who does it is a matter of chance.
 """
 
+import os
 import signal
 import threading
 from collections import deque
@@ -141,7 +142,9 @@ class _Processes(_Helper):
         # spawn: neither numba's threads nor HDF5 survive a fork
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(size, mp_context=context, initializer=_quiet_worker)
-        self._started = [self._pool.submit(_nothing) for _ in range(size)]
+        # BLAS' threads look for work for a while when they are made: 0.2 s of a core that another worker could use
+        with _environment(OPENBLAS_THREAD_TIMEOUT="4"):
+            self._started = [self._pool.submit(_nothing) for _ in range(size)]
 
     @property
     def starting(self) -> list[Future]:
@@ -159,6 +162,18 @@ class _Processes(_Helper):
         if patient:
             wait(self._given)
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Variables for the processes that start meanwhile; those that the user has set stay."""
+    new = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
 
 
 def _quiet_worker() -> None:

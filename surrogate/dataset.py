@@ -31,6 +31,7 @@ from diffsim import store
 from diffsim.boundary import Dirichlet, Neumann, Robin
 from diffsim.errors import DiffsimError, ProblemError, StoreError
 from diffsim.grid import Grid
+from diffsim.lines import stacked
 from diffsim.problem import Problem
 from diffsim.resources import require_disk, require_memory
 
@@ -312,7 +313,7 @@ def _salvaged(folder: Path, settings: dict | None) -> tuple[_Recipe, list[dict]]
 def _check_items(recipe: _Recipe, shard: int, arrays: dict[str, np.ndarray], path: Path) -> None:
     """A shard holds the problems that its spec draws, and their equilibria."""
     items = recipe.items(shard)
-    problems = [recipe.spec.problem(recipe.seed, i, recipe.resolution) for i in items]
+    problems = recipe.spec.problems(recipe.seed, items, recipe.resolution)
     drawn = _columns(problems) if problems else {}
     if len(items) != len(arrays["u"]) or any(not np.array_equal(arrays.get(k, ()), drawn[k]) for k in drawn):
         raise StoreError(f"{path} does not hold the items {items.start} to {items.stop - 1} that its spec draws.")
@@ -364,9 +365,9 @@ def _fill_shard(recipe: _Recipe, folder: Path, task: tuple[int, Path]) -> str:
 def compute_shard(recipe: _Recipe, shard: int) -> dict[str, np.ndarray]:
     """The arrays of one shard, a function of its arguments alone."""
     spec, seed, n, items = recipe.spec, recipe.seed, recipe.resolution, recipe.items(shard)
-    problems = [spec.problem(seed, i, n) for i in items]
+    problems = spec.problems(seed, items, n)
     finer = FINER if recipe.labels == "restricted-fine" else 1
-    solved = problems if finer == 1 else [spec.problem(seed, i, n * finer) for i in items]
+    solved = problems if finer == 1 else spec.problems(seed, items, n * finer)
     solutions = diffsim.equilibrium(solved, tol=TOLERANCE)
     labels = np.stack([_coarsened(s.u, finer) for s in solutions])
     for i, problem, label, solution in zip(items, problems, labels, solutions, strict=True):
@@ -407,7 +408,7 @@ def _columns(problems: Sequence[Problem]) -> dict[str, np.ndarray]:
     sources = [p.source.steady for p in problems]
     number = all(np.ndim(f) == 0 for f in sources)
     return {
-        "diffusivity": np.stack([full(p.diffusivity) for p in problems]),
+        "diffusivity": stacked([p.diffusivity if np.ndim(p.diffusivity) else full(p.diffusivity) for p in problems]),
         "source": np.array(sources, dtype=float) if number else np.stack([full(f) for f in sources]),
         "sides": np.array(sides, dtype=float),
     }

@@ -112,7 +112,7 @@ class Kind:
 
     def items(self, numbers: Sequence[int]) -> tuple[list[Problem], list[np.ndarray]]:
         """Problems and starts of items."""
-        problems = [self.spec.problem(self.seed, i, self.resolution) for i in numbers]
+        problems = self.spec.problems(self.seed, numbers, self.resolution)
         return problems, [self.spec.initial(self.seed, i, p) for i, p in zip(numbers, problems, strict=True)]
 
     def queries(self, numbers: Sequence[int], per: int = 1) -> Iterator[Query]:

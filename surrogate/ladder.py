@@ -57,7 +57,7 @@ def ladder(
     shape = model.card.shape if getattr(model, "card", None) is not None else (64, 64)
     results = []
     for name, (spec, n) in rungs(len(shape), resolution or int(max(shape))).items():
-        problems = [spec.problem(seed, i, n) for i in range(count)]
+        problems = spec.problems(seed, range(count), n)
         labels = [solution.u for solution in diffsim.equilibrium(problems, tol=1e-10)]
         predictions = predict(model, problems, tol=tol)
         measure = Measure([Item(p, u) for p, u in zip(problems, labels, strict=True)])

@@ -221,7 +221,7 @@ def test_a_batch_gives_what_each_problem_gives_alone():
 
 def test_a_long_list_is_cut_into_pieces_and_comes_back_in_order(monkeypatch):
     module = sys.modules["diffsim.equilibrium"]
-    monkeypatch.setattr(module, "CELLS", 2 * 24 * 16)
+    monkeypatch.setattr(module, "PIECE", 2 * 24 * 16)
     cut, solve = [], module._solve_piece
     monkeypatch.setattr(module, "_solve_piece", lambda *list_: cut.append(len(list_[0])) or solve(*list_))
     problems = [plate(diffusivity=random_field((24, 16), 100.0, seed), source=1.0) for seed in range(33)]

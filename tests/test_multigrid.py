@@ -2,6 +2,7 @@
 
 import math
 
+import numba
 import numpy as np
 import pytest
 from scipy.fft import idctn
@@ -9,10 +10,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve
 
+import diffsim.batch
 import diffsim.graphs
 import diffsim.multigrid
+from diffsim.batch import solve_batch
 from diffsim.kernels import multigrid as kernels
-from diffsim.multigrid import Multigrid, solve_batch
+from diffsim.multigrid import Multigrid
 
 
 def graph(coefficient, walls=(), wrap=(), spacing=(1.0, 1.0, 1.0), shift=0.0):
@@ -377,6 +380,58 @@ def test_a_batch_solves_each_as_if_alone():
     assert solve_batch([]) == []
 
 
+def stacks_of_planes():
+    """Systems of one shape in an order that mixes what a stack may hold and what it may not."""
+    systems = []
+    for seed in range(32):
+        high, wrap = 1e6 if seed % 4 == 3 else 12.0 + seed, [2] if seed % 3 == 2 else []
+        coefficient = two_phase((1, 40, 36), 3.0, high, 3.0, seed)
+        if seed % 5 == 4:
+            coefficient[0, 7, 9] = 0.0  # a cell that nothing is attached to
+        conductances, diagonal, periodic = graph(coefficient, [1], wrap)
+        if seed == 13:
+            diagonal[0, 3, 3] = np.inf  # no number can come of that
+        rhs = np.random.default_rng(seed).normal(size=diagonal.shape) * np.where(coefficient > 0, 1.0, 0.0)
+        systems.append((conductances, diagonal, {6: 0.0, 7: 1e150}.get(seed, 1.0) * rhs, periodic))
+    return systems
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_stack_of_planes_solves_each_as_if_alone(threads, monkeypatch):
+    monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
+    systems, sizes = stacks_of_planes(), []
+    solve_planes = diffsim.batch.stack.solve_planes
+    monkeypatch.setattr(diffsim.batch.stack, "solve_planes", lambda *a: (sizes.append(len(a[-1])), solve_planes(*a)))
+    solves = solve_batch(systems)
+    assert sum(sizes) >= 8
+    for (conductances, diagonal, rhs, periodic), solve in zip(systems, solves, strict=True):
+        alone = Multigrid(conductances, diagonal, periodic, threads=1).solve(rhs)
+        assert np.array_equal(alone.x, solve.x, equal_nan=True)
+        numbers = [(s.iterations, s.residual, s.rounding, s.converged) for s in (alone, solve)]
+        assert numbers[0] == numbers[1] or not np.isfinite(diagonal).all()
+        assert alone.converged == np.isfinite(diagonal).all()
+
+
+def test_memory_that_holds_anything_does_not_matter_to_a_stack(monkeypatch):
+    systems = [system for system in stacks_of_planes() if not system[3][2]]
+    before = solve_batch(systems)
+    left = diffsim.multigrid._kept.__dict__
+    for memory in left.values():
+        memory[:] = 255  # NaN, in any precision
+    assert left
+    for first, again in zip(before, solve_batch(systems), strict=True):
+        assert np.array_equal(first.x, again.x, equal_nan=True)
+
+
+def test_what_cannot_be_written_to_is_copied_for_a_stack():
+    systems = [[*system] for system in stacks_of_planes()[:5]]
+    for system in systems:
+        system[2] = np.broadcast_to(1.0, system[1].shape)
+        system[1].flags.writeable = False
+    for (conductances, diagonal, rhs, periodic), solve in zip(systems, solve_batch(systems), strict=True):
+        assert np.array_equal(Multigrid(conductances, diagonal, periodic, threads=1).solve(rhs).x, solve.x)
+
+
 def test_inputs_are_left_alone_and_a_good_guess_saves_work():
     conductances, diagonal, _ = graph(two_phase((1, 60, 60), 3.0, 12.0, 3.0), walls=[1, 2])
     rhs = np.ones(diagonal.shape)
@@ -593,3 +648,15 @@ def test_factors_take_over_on_planes_with_voids_and_components_without_anchor():
     solve = Multigrid(*system).solve(rhs, max_iterations=2000)
     assert solve.converged
     assert solve.iterations <= diffsim.multigrid.PATIENCE + 2
+
+
+def test_a_stack_leaves_slow_planes_to_their_factors():
+    systems = [graph(percolating(96, 1e6 if seed == 2 else 3.0, seed), walls=(1, 2)) for seed in range(5)]
+    systems = [(conductances, diagonal, np.ones(diagonal.shape), periodic) for conductances, diagonal, periodic in systems]
+    together = solve_batch(systems, max_iterations=2000)
+    for (conductances, diagonal, rhs, periodic), solve in zip(systems, together, strict=True):
+        alone = Multigrid(conductances, diagonal, periodic, threads=1).solve(rhs, max_iterations=2000)
+        np.testing.assert_array_equal(alone.x, solve.x)
+        assert alone.iterations == solve.iterations
+    assert together[2].converged
+    assert together[2].iterations >= diffsim.multigrid.PATIENCE

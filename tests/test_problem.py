@@ -151,3 +151,26 @@ def test_changed_coefficients_are_those_of_a_problem_posed_anew():
     for wrong in ({"diffusivity": -d}, {"loss": -1.0}, {"capacity": 0.0}, {"source": np.nan}, {"diffusivity": d.T}):
         with pytest.raises(ds.ProblemError, match=next(iter(wrong))):
             first.with_(**wrong)
+
+
+def test_a_stack_of_coefficients_makes_the_problems_that_they_make_one_by_one():
+    active = np.ones((6, 4), bool)
+    active[2, 1] = False
+    first = ds.Problem(GRID, diffusivity=1.0, source=2.0, active=active, boundary={"x-": ds.Dirichlet(1.0)})
+    stack = 1.0 + np.arange(72.0).reshape(3, 6, 4)
+    stack[1, 2, 1] = -1.0  # void: it may be anything
+    for problem, d in zip(first.with_each(stack), stack, strict=True):
+        here, there = discretize(problem), discretize(first.with_(diffusivity=d))
+        np.testing.assert_array_equal(problem.diffusivity, there.problem.diffusivity)
+        np.testing.assert_array_equal(here.matrix().toarray(), there.matrix().toarray())
+        assert not problem.diffusivity.flags.writeable
+    empty = stack.copy()
+    empty[1] = 0.0
+    for wrong, word in (
+        (-stack, "smallest"),
+        (empty, "nothing diffuses"),
+        (stack * np.nan, "NaN"),
+        (stack[:, :5], "shape"),
+    ):
+        with pytest.raises(ds.ProblemError, match=word):
+            first.with_each(wrong)

@@ -18,6 +18,17 @@ def test_an_item_depends_on_seed_and_number_alone(spec):
 
 
 @every_spec
+@pytest.mark.parametrize("cells", [1 << 16, 300])
+def test_items_drawn_together_have_the_bits_of_each_alone(spec, cells, monkeypatch):
+    alone = [spec.problem(7, i, 12) for i in (3, 4, 9)]
+    monkeypatch.setattr("surrogate.sampling._CELLS", cells)
+    for one, other in zip(alone, spec.problems(7, [3, 4, 9], 12), strict=True):
+        assert np.array_equal(one.diffusivity, other.diffusivity)
+        assert np.array_equal(one.source.steady, other.source.steady)
+        assert [vars(side) for side in one.boundary.values()] == [vars(side) for side in other.boundary.values()]
+
+
+@every_spec
 def test_a_seed_is_the_same_medium_on_every_grid(spec):
     coarse, fine = (np.asarray(spec.problem(3, 2, n).diffusivity) for n in (8, 24))
     centers = fine[(slice(1, None, 3),) * spec.ndim]  # of cells three times finer, one lies at each coarse centre

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import diffsim as ds
+from diffsim.lines import stacked
 from diffsim.operator import discretize
-from diffsim.together import CELLS, discretize_together
+from diffsim.together import LARGEST, discretize_together
 from surrogate.sampling import SPECS, Spec
 
 
@@ -92,7 +93,7 @@ def test_what_does_not_fit_is_assembled_alone(given):
 
 
 def test_grids_do_not_mix_and_large_ones_gain_nothing():
-    n = int(CELLS**0.5)
+    n = int(LARGEST**0.5) + 1
     large = ds.Problem(ds.Grid((n, n), (1.0, 1.0)), diffusivity=np.ones((n, n)))
     twin = ds.Problem(ds.Grid((9, 7), (1.5, 1.0), origin=(0.0, 1.0)), diffusivity=FIELD)
     assert shared(discretize_together([large, large, twin, ds.Problem(GRID, diffusivity=FIELD)])) == 0
@@ -100,6 +101,20 @@ def test_grids_do_not_mix_and_large_ones_gain_nothing():
 
 
 # --- equilibria ------------------------------------------------------------------------------------------------------
+
+
+def test_arrays_that_follow_each_other_are_one_without_a_copy():
+    whole = np.arange(60.0).reshape(5, 3, 4)
+    for rows, shared in ((range(5), True), ([2, 3], True), ([4], True), ([1, 3], False), ([3, 2], False)):
+        parts = [whole[k] for k in rows]
+        made = stacked(parts)
+        assert np.array_equal(made, np.stack(parts))
+        assert np.shares_memory(made, whole) == shared
+    beside = [whole[0].copy(), whole[1]]
+    columns = [whole[:, :, k] for k in range(2)]
+    for parts in (beside, columns):
+        assert np.array_equal(stacked(parts), np.stack(parts))
+        assert not np.shares_memory(stacked(parts), whole)
 
 
 def test_a_solution_depends_neither_on_its_companions_nor_on_their_order():

@@ -17,7 +17,7 @@ integers: per level its shape, and where its arrays begin. Level arrays are view
 import numpy as np
 from numba import njit
 
-from .team import meet
+from .team import bare, meet
 
 # Entries are called from Python and cached with all they call; the others need no wrappers and compile faster without.
 _entry = njit(cache=True, error_model="numpy", nogil=True)
@@ -539,14 +539,16 @@ def lane_dot(a, at_a, b, at_b, n, lanes):
     """Sum of a_k b_k over n places in an order that depends on n alone; `lanes` is scratch."""
     for lane in range(LANES):
         lanes[lane] = 0.0
-    whole = n - n % LANES
-    k = np.uint64(0)
-    while k < whole:
+    k, pair = np.uint64(0), LANES + LANES
+    while k + pair <= n:  # two at once: a quarter of the time of one by one
         for lane in range(LANES):
+            i, j = at_a + k + lane, at_b + k + lane
+            lanes[lane] = lanes[lane] + a[i] * b[j] + a[i + LANES] * b[j + LANES]
+        k += pair
+    while k < n:
+        for lane in range(min(LANES, n - k)):
             lanes[lane] += a[at_a + k + lane] * b[at_b + k + lane]
         k += LANES
-    for lane in range(n - whole):
-        lanes[lane] += a[at_a + whole + lane] * b[at_b + whole + lane]
     half = LANES // TWO
     while half > ONE:
         for lane in range(half):
@@ -912,6 +914,8 @@ def plane_pcg(
     Each member has a row of `numbers`, of `wide`, in double precision, and of `narrow`, in that of the arena and 0 at first:
     3 and `BUFFERS` numbers for each place of a row and its two ends, and 32 more. `sums`: (rows, 6).
     """
+    g1, g2, w, b, x, table, arena = bare(g1), bare(g2), bare(w), bare(b), bare(x), bare(table), bare(arena)
+    dense, numbers, wide, narrow, sums = bare(dense), bare(numbers), bare(wide), bare(narrow), bare(sums)
     cells, last, n2 = x.size, table.shape[0] - 1, table[0, SHAPE + 2]
     solution, rhs = x.reshape(cells), b.reshape(cells)
     own, wide_rows, wide_lanes = numbers[part], wide[part], wide[part, 3 * (n2 + 2) :]
@@ -1586,6 +1590,7 @@ def finest_rows(lo, hi, table, arena, work, g1, g2, w, wrap1, wrap2, scale):
         middle_rows(top, end + 2, START, table, work)
         corner_rows(top + 1 if top > 0 else 0, end + 2, START, table, arena, work)
         galerkin_rows(top, end, START, table, work)
+    table[0, WORK], table[0, WEIGHTS] = fields, weights
 
 
 FINISH, MIDDLES, CORNERS, GALERKIN = np.arange(4)
@@ -1598,6 +1603,8 @@ def box_set_up(part, parts, gate, tables, arena, work, g1, g2, w, wrap1, wrap2, 
     `tables` holds the level table once for each member, whose WORK and WEIGHTS of the finest level are its own. `work` is
     scratch of the size that the layout says, `whole` of the cells of the coarsest level.
     """
+    tables, arena, work, g1, g2, w = bare(tables), bare(arena), bare(work), bare(g1), bare(g2), bare(w)
+    dense, whole = bare(dense), bare(whole)
     table, last = tables[part], tables.shape[1] - 1
     lo, hi = share(table[1, SHAPE + 1], table[0, SHAPE + 1] * table[0, SHAPE + 2], part, parts)
     finest_rows(lo, hi, table, arena, work, g1, g2, w, wrap1, wrap2, scale)

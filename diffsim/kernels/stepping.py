@@ -35,7 +35,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-from .team import meet, place_in, together
+from .team import bare, meet, place_in, together
 
 _SERIAL = {"cache": True, "error_model": "numpy", "nogil": True}
 # A call that is not inlined passes every array by its seven fields, which costs what a short row costs.
@@ -186,20 +186,6 @@ def _alike(typing, like, number):
     return like(like, types.float64), spread
 
 
-@intrinsic
-def _bare(typing, array):
-    """The same array without its owner, so that passing it on counts no references: callers keep it alive."""
-    if isinstance(array, types.NoneType):
-        return array(array), lambda context, builder, signature, arguments: context.get_dummy_value()
-
-    def strip(context, builder, signature, arguments):
-        value = context.make_array(array)(context, builder, arguments[0])
-        value.meminfo = value.meminfo.type(None)
-        return value._getvalue()
-
-    return array(array), strip
-
-
 if numba.config.DISABLE_JIT:  # the same in plain Python, where lanes are short arrays
 
     def _at(like, array, at):
@@ -219,9 +205,6 @@ if numba.config.DISABLE_JIT:  # the same in plain Python, where lanes are short 
 
     def _spread(number):
         return None if number is None else np.full(_LANES, number)
-
-    def _bare(array):
-        return array
 
 
 # --- sums in fixed order ---------------------------------------------------------------------------------------------
@@ -713,7 +696,7 @@ def _uniform_block(
     it reaches to the next whole lanes, and the cells too far out for what level l - 1 holds get numbers without meaning
     that no cell of the box will see. Behind walls lie rows of ghost values. A row of a periodic axis is whole.
     """
-    source, u, ring, ghosts, out, plan = _bare(source), _bare(u), _bare(ring), _bare(ghosts), _bare(out), _bare(plan)
+    source, u, ring, ghosts, out, plan = bare(source), bare(u), bare(ring), bare(ghosts), bare(out), bare(plan)
     n0, n1, n2 = shape
     i0, i1, j0, j1, k0, k1 = bounds
     visit, halo = (_VISIT, 0) if r1 is None else (_VISIT_BLOCK, depth)
@@ -950,7 +933,7 @@ def _quiet(w, inv_mass, base, patterns, n_patterns, common, cell):
 
 @numba.njit(**_SERIAL)
 def _find_quiet(n_columns, w, inv_mass, base, patterns, spans):
-    w, inv_mass, base, patterns = _bare(w), _bare(inv_mass), _bare(base), _bare(patterns)
+    w, inv_mass, base, patterns = bare(w), bare(inv_mass), bare(base), bare(patterns)
     n_patterns, common = patterns.size // inv_mass.size, 0.0
     for cell in range(inv_mass.size):
         if inv_mass[cell] > 0.0:
@@ -1010,10 +993,10 @@ def _euler_block(
 
     Returns the sum of ``F - w u`` over the cells of the box and all steps.
     """
-    g0, g1, g2 = _bare(stream), _bare(middle), _bare(along)
-    w, inv_mass, base, patterns, spans = _bare(w), _bare(inv_mass), _bare(base), _bare(patterns), _bare(spans)
-    u, ring, plan, tally, out = _bare(u), _bare(ring), _bare(plan), _bare(tally), _bare(out)
-    ends = _bare(ends)
+    g0, g1, g2 = bare(stream), bare(middle), bare(along)
+    w, inv_mass, base, patterns, spans = bare(w), bare(inv_mass), bare(base), bare(patterns), bare(spans)
+    u, ring, plan, tally, out = bare(u), bare(ring), bare(plan), bare(tally), bare(out)
+    ends = bare(ends)
     at_ends = (ends, ends[_LANES:], ends[2 * _LANES :], ends[3 * _LANES :])  # as in `_at_ends`
     n0, n1, n2 = shape
     i0, i1, j0, j1, k0, k1 = bounds
@@ -1266,8 +1249,8 @@ def _stiffness_cells(stream, middle, along, w, u, places, faces, n, out):
 
 @numba.njit(**_SERIAL)
 def _stiffness_band(shape, stream, middle, along, w, u, number, out):
-    g0, g1, g2 = _bare(stream), _bare(middle), _bare(along)
-    w, u, out = _bare(w), _bare(u), _bare(out)
+    g0, g1, g2 = bare(stream), bare(middle), bare(along)
+    w, u, out = bare(w), bare(u), bare(out)
     start, stop = _band(shape, number)
     for row in range(start, stop):
         for part in range(3):
@@ -1303,14 +1286,14 @@ def _first_stage_band(
     """``rate0 = L(u)``, ``out = u + dt rate0``, ``spare = u`` on one band; returns the sum of ``F - w u``."""
     n2 = shape[2]
     rate, tally = np.empty(n2), np.zeros(n2)
-    g0, g1, g2, w, inv_mass = _bare(stream), _bare(middle), _bare(along), _bare(w), _bare(inv_mass)
+    g0, g1, g2, w, inv_mass = bare(stream), bare(middle), bare(along), bare(w), bare(inv_mass)
     base, patterns, u, rate0, out, spare = (
-        _bare(base),
-        _bare(patterns),
-        _bare(u),
-        _bare(rate0),
-        _bare(out),
-        _bare(spare),
+        bare(base),
+        bare(patterns),
+        bare(u),
+        bare(rate0),
+        bare(out),
+        bare(spare),
     )
     start, stop = _band(shape, number)
     for row in range(start, stop):
@@ -1333,8 +1316,8 @@ def _stabilized_band(
     keep = 1.0 - mu - nu
     n2 = shape[2]
     rate, tally = np.empty(n2), np.zeros(n2)
-    g0, g1, g2, w, inv_mass = _bare(stream), _bare(middle), _bare(along), _bare(w), _bare(inv_mass)
-    base, patterns, u, rate0, last, out = _bare(base), _bare(patterns), _bare(u), _bare(rate0), _bare(last), _bare(out)
+    g0, g1, g2, w, inv_mass = bare(stream), bare(middle), bare(along), bare(w), bare(inv_mass)
+    base, patterns, u, rate0, last, out = bare(base), bare(patterns), bare(u), bare(rate0), bare(last), bare(out)
     start, stop = _band(shape, number)
     for row in range(start, stop):
         _rate_row(shape, g0, g1, g2, w, inv_mass, base, patterns, amplitudes, step, row, last, rate, tally)

@@ -54,6 +54,27 @@ def _look_at(typing, array, at):
     return types.int64(array, types.int64), look
 
 
+@intrinsic
+def bare(typing, array):
+    """The same array without its owner, so that passing it on counts no references: callers keep it alive."""
+    if isinstance(array, types.NoneType):
+        return array(array), lambda context, builder, signature, arguments: context.get_dummy_value()
+
+    def strip(context, builder, signature, arguments):
+        value = context.make_array(array)(context, builder, arguments[0])
+        value.meminfo = value.meminfo.type(None)
+        return value._getvalue()
+
+    return array(array), strip
+
+
+if numba.config.DISABLE_JIT:
+
+    def bare(array):
+        """The same in plain Python."""
+        return array
+
+
 @numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def meet(gate, parts):
     """Wait for the other members; what each has written before, all can read afterwards."""

@@ -16,7 +16,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from diffsim import multigrid
+from diffsim.batch import solve_batch
 from diffsim.errors import ConvergenceError, ProblemError
 
 from .. import fields
@@ -59,7 +59,7 @@ class _Equilibrium(torch.autograd.Function):
 
 
 def _system(links: list[np.ndarray], sinks: np.ndarray, rhs: np.ndarray, periodic: tuple[bool, ...]) -> tuple:
-    """What `multigrid.solve_batch` takes: padded to three axes, double precision."""
+    """What `batch.solve_batch` takes: padded to three axes, double precision."""
     ndim, lead = sinks.ndim, 3 - sinks.ndim
     shape = (1,) * lead + sinks.shape
     faces = [np.zeros(tuple(n + (a == axis) for a, n in enumerate(shape))) for axis in range(3)]
@@ -81,7 +81,7 @@ def _coupled(faces: list[np.ndarray], diagonal: np.ndarray) -> np.ndarray:
 
 
 def _solved(systems: list[tuple], like: torch.Tensor) -> torch.Tensor:
-    solves = multigrid.solve_batch(systems, tol=TOLERANCE)
+    solves = solve_batch(systems, tol=TOLERANCE)
     worst = max((s.residual for s in solves if not s.converged), default=0.0)
     if worst > 0:
         raise ConvergenceError(
