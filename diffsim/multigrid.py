@@ -321,6 +321,7 @@ class Multigrid:
 
     def _solve_plane(self, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int) -> Solve:
         """Conjugate gradients from x on; where they are slow, from what the factors of K say."""
+        _ = self._hierarchy  # before this process compiles anything: it has something compiled beside
         patience = PATIENCE if self._plane else PATIENCE // 2  # on aggregates an iteration costs more
         patience = 0 if self.__dict__.get("_factors") else min(patience, max_iterations)
         first = self._iterate(rhs, x, tol, patience)
