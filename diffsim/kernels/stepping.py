@@ -53,8 +53,8 @@ _VISIT, _VISIT_GRAPH = 2, 1
 _CACHE = 1_200_000
 # Numbers between what two threads write often: a line of the cache that both want goes to and fro.
 _APART = 16
-# Rows of a plane that a level advances before the next level follows.
-_STRIP = 4
+# Rows of a plane that a level advances before the next level follows; twice as many of constant coefficients and so few numbers.
+_STRIP, _NARROW = 4, 160
 # Numbers of a plan per plane, see `_place_planes`.
 _ENTRIES = 5
 NOWHERE = -1
@@ -821,13 +821,13 @@ def _place_planes(shape, wraps, i0, i1, depth, front, visit, slots, plane, origi
 
 
 @numba.njit(**_INLINE)
-def _until_next(n1, strip, top, bottom, visit):
+def _until_next(n1, strip, rows, top, bottom, visit):
     """How many rows of the grid after those of a strip those lie that follow it, maybe in the next planes.
 
     Only the first level reads from memory and only the last one writes there, and while they wait, nothing is computed. So
-    every level asks, line by line as it computes, for one of the arrays that will be wanted there.
+    the levels ask, line by line as they compute, for the arrays that will be wanted there, each for one of them.
     """
-    return _STRIP if strip + _STRIP < bottom else visit * n1 + top - strip
+    return rows if strip + rows < bottom else visit * n1 + top - strip
 
 
 @numba.njit(**_SERIAL)
@@ -854,13 +854,14 @@ def _uniform_block(
     west_end, east_end = max(k0 - _rounded(depth), 0), min(k1 + _rounded(depth), n2)  # of what a spare row holds
     open0, open1, open2 = periodic
     inner = 1.0 - decay - 2.0 * (r0 + r2 if r1 is None else (r0 + r1) + r2)
+    rows = 2 * _STRIP if width <= _NARROW else _STRIP
     inflow[:] = 0.0
     _ghost_rows(r1, walls, periodic, depth, width, ghosts)
     top, bottom = (j0, j1) if r1 is None else _span(j0, j1, depth - 1, n1, open1)
     for front in range(i0 - depth + 1, i1 + depth - 1, _VISIT):
         _place_planes(shape, open0, i0, i1, depth, front, _VISIT, slots, plane, origin, plan)
-        for strip in range(top, bottom + lag * (_VISIT - 1), _STRIP):
-            ahead = _until_next(n1, strip, top, bottom, _VISIT)
+        for strip in range(top, bottom + lag * (_VISIT - 1), rows):
+            ahead = _until_next(n1, strip, rows, top, bottom, _VISIT)
             for level in range(1, depth + 1):
                 reach = depth - level
                 j_first, j_last = (j0, j1) if r1 is None else _span(j0, j1, reach, n1, open1)
@@ -883,6 +884,7 @@ def _uniform_block(
                     newest = i + level  # plane that the first level reads now
                     soon, soon_at = (u, newest) if level == 2 else (out, newest - depth)
                     soon_at = (soon_at * n1 + ahead) * n2
+                    asks = level == 2 or reach == 0  # the others ask for what they write
                     plane_centre, entered = inner, 0.0
                     inside_0, at_wall_0 = i0 <= i < i1, not open0 and (i == 0 or i == n0 - 1)
                     if at_wall_0:
@@ -893,7 +895,7 @@ def _uniform_block(
                             below_in, below_0, below_step = ghosts, _ghost(level - 1, 0, 0) * width + margin, 0
                         if i == n0 - 1:
                             above_in, above_0, above_step = ghosts, _ghost(level - 1, 0, 1) * width + margin, 0
-                    j, j_stop = max(j_first, strip - lag * v), min(j_last, strip + _STRIP - lag * v)
+                    j, j_stop = max(j_first, strip - lag * v), min(j_last, strip + rows - lag * v)
                     while j < j_stop:
                         centre, south_in, north_in = plane_centre, row, row
                         inside = j if 0 <= j < n1 else j % n1
@@ -939,7 +941,8 @@ def _uniform_block(
                         _convex_rows(
                             count, centre, r0, r1, r2, (west, east, low, high), open2, np.uint64(n2), own,
                             (south_in, north_in, below_in, above_in), places, steps, np.uint64(first), np.uint64(last),
-                            np.uint64(stop), target, np.uint64(to), soon, np.uint64(soon_at + inside * n2),
+                            np.uint64(stop), target, np.uint64(to), soon if asks else target,
+                            np.uint64(soon_at + inside * n2 if asks else to),
                         )  # fmt: skip
                         if source.size > 0:
                             for m in range(count):
@@ -1167,7 +1170,7 @@ def _euler_block(
     for front in range(i0 - depth + 1, i1 + depth - 1, visit):
         _place_planes(shape, wraps[0], i0, i1, depth, front, visit, slots, plane, origin, plan)
         for strip in range(top, bottom, _STRIP):
-            ahead = _until_next(n1, strip, top, bottom, visit)
+            ahead = _until_next(n1, strip, _STRIP, top, bottom, visit)
             for level in range(1, depth + 1):
                 reach = depth - level
                 j_first, j_last = (j0, j1) if middle is None else _span(j0, j1, reach, n1, wraps[1])
