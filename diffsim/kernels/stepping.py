@@ -46,16 +46,15 @@ _PARALLEL_CELLS, _PARALLEL_WORK = 32_768, 200_000
 # Cells in one band of rows, the unit of work and of summation where every step is one pass over memory.
 _BAND_CELLS = 16_384
 _COLUMNS = 256
-# Planes that a time level advances per visit: of a plane problem, whose planes are rows, and of a block.
-_VISIT = 2
-_VISIT_BLOCK = 1
+# Planes that a time level advances per visit; of a block with any coefficients, whose conductances want the cache.
+_VISIT, _VISIT_GRAPH = 2, 1
 # Bytes of a block that are to stay in the second-level cache; the same on every machine, because sums are taken block by
 # block.
 _CACHE = 1_200_000
 # Numbers between what two threads write often: a line of the cache that both want goes to and fro.
 _APART = 16
-# Rows of a plane that a level advances before the next level follows.
-_STRIP = 4
+# Rows of a plane that a level advances before the next level follows; twice as many of constant coefficients and so few numbers.
+_STRIP, _NARROW = 4, 160
 # Numbers of a plan per plane, see `_place_planes`.
 _ENTRIES = 5
 NOWHERE = -1
@@ -117,14 +116,32 @@ def _times_plus(typing, a, b, c):
     return c(a, b, c), fuse
 
 
-def _pointer(context, builder, kind, array_type, array, at):
-    place = place_in(context, builder, array_type, array, at)
+def _pointer(context, builder, kind, source_type, source, at):
+    if isinstance(source_type, types.CPointer):
+        place = builder.gep(source, [at])
+    else:
+        place = place_in(context, builder, source_type, source, at)
     return builder.bitcast(place, context.get_value_type(kind).as_pointer())
 
 
 @intrinsic
+def _row(typing, array, at):
+    """The row that begins at a place of a flat array, as a pointer.
+
+    An empty instruction hides where it comes from: else a loop over the columns of several rows gets a counter for each of
+    them, which are more than there are registers.
+    """
+
+    def begin(context, builder, signature, arguments):
+        place = _pointer(context, builder, types.float64, signature.args[0], *arguments)
+        return builder.asm(ir.FunctionType(place.type, [place.type]), "", "=r,0", [place], False)
+
+    return types.CPointer(types.float64)(array, types.uint64), begin
+
+
+@intrinsic
 def _at(typing, like, array, at):
-    """The number at a place of a flat array; or eight from there on, where `like` is lanes."""
+    """The number at a place of a flat array or row; or eight from there on, where `like` is lanes."""
 
     def load(context, builder, signature, arguments):
         like, array, _ = signature.args
@@ -149,7 +166,7 @@ def _put(typing, value, array, at):
 
 @intrinsic
 def _fetch(typing, array, at):
-    """Ask for the line of the cache around a place of a flat array, which may lie beyond its end."""
+    """Ask for the line of the cache around a place of a flat array or row, which may lie beyond its end."""
 
     def fetch(context, builder, signature, arguments):
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -163,7 +180,9 @@ def _fetch(typing, array, at):
 
 
 def _broadcast(builder, number):
-    first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, ir.IntType(32)(0))
+    first = builder.insert_element(
+        ir.Constant(ir.VectorType(number.type, _LANES), ir.Undefined), number, ir.IntType(32)(0)
+    )
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
     return builder.shuffle_vector(first, first, zeros)
 
@@ -186,13 +205,67 @@ def _alike(typing, like, number):
     return like(like, types.float64), spread
 
 
+@intrinsic
+def _with(typing, value, lane, number):
+    """Lanes with a number in one of them, counted from 0; unchanged where there is no such lane."""
+
+    def choose(context, builder, signature, arguments):
+        value, lane, number = arguments
+        lanes = ir.Constant(ir.VectorType(lane.type, _LANES), list(range(_LANES)))
+        here = builder.icmp_unsigned("==", _broadcast(builder, lane), lanes)
+        return builder.select(here, _broadcast(builder, number), value)
+
+    return value(value, types.uint64, types.float64), choose
+
+
+def _window(start):
+    """Intrinsic: the eight numbers from `start` on among the sixteen of two lanes."""
+
+    @intrinsic
+    def window(typing, low, high):
+        def shuffle(context, builder, signature, arguments):
+            places = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), list(range(start, start + _LANES)))
+            return builder.shuffle_vector(*arguments, places)
+
+        return low(low, high), shuffle
+
+    return window
+
+
+_west_of, _east_of = _window(_LANES - 1), _window(1)
+
+
+@intrinsic
+def _sum(typing, value):
+    """Sum of all lanes, from the first to the last."""
+
+    def add(context, builder, signature, arguments):
+        total = builder.extract_element(arguments[0], ir.IntType(32)(0))
+        for lane in range(1, _LANES):
+            total = builder.fadd(total, builder.extract_element(arguments[0], ir.IntType(32)(lane)))
+        return total
+
+    return types.float64(value), add
+
+
 if numba.config.DISABLE_JIT:  # the same in plain Python, where lanes are short arrays
 
+    def _row(array, at):
+        return array, at
+
+    def _found(array, at):  # a row begins somewhere in its array, and columns before it count backwards
+        if isinstance(array, tuple):
+            array, start = array
+            at = int(start) + int(np.int64(at))
+        return array, int(at)
+
     def _at(like, array, at):
-        return array[at : at + np.uint64(_LANES)] if np.ndim(like) else array[at]
+        array, at = _found(array, at)
+        return array[at : at + _LANES] if np.ndim(like) else array[at]
 
     def _put(value, array, at):
-        array[at : at + np.uint64(np.size(value))] = value
+        array, at = _found(array, at)
+        array[at : at + np.size(value)] = value
 
     def _times_plus(a, b, c):
         return a * b + c
@@ -205,6 +278,18 @@ if numba.config.DISABLE_JIT:  # the same in plain Python, where lanes are short 
 
     def _spread(number):
         return None if number is None else np.full(_LANES, number)
+
+    def _west_of(before, here):
+        return np.concatenate((before[-1:], here[:-1]))
+
+    def _east_of(here, after):
+        return np.concatenate((here[1:], after[:1]))
+
+    def _sum(value):
+        return _ordered_sum(value)
+
+    def _with(value, lane, number):
+        return np.where(np.arange(_LANES, dtype=np.uint64) == lane, number, value)
 
 
 # --- sums in fixed order ---------------------------------------------------------------------------------------------
@@ -467,67 +552,111 @@ def _convex(centre, r0, r1, r2, own, across, south, north, below, above):
 
 
 @numba.njit(**_INLINE)
-def _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, k):
-    """`_convex` in column k of a row of n2, whose ends may be at walls: `ends` as in `_convex_row`."""
-    west, east, low, high = ends
-    at, south, north, below, above = places
-    first, last = k == 0, k == n2 - np.uint64(1)
-    if first:
-        centre += low + high if last else low
-    elif last:
-        centre += high
-    left = west if first else row[at + k - np.uint64(1)]
-    right = east if last else row[at + k + np.uint64(1)]
+def _convex_cells(like, centre, r0, r1, r2, west, own, east, rows, k):
+    """`_convex` of the cells in column k of a row; `rows` are itself and its neighbours: south, north, below, above."""
+    _, south, north, below, above = rows
     return _convex(
-        centre, r0, r1, r2, row[at + k], left + right, fields[0][south + k], fields[1][north + k], fields[2][below + k],
-        fields[3][above + k],
+        centre, r0, r1, r2, own, west + east, _at(like, south, k), _at(like, north, k), _at(like, below, k),
+        _at(like, above, k),
     )  # fmt: skip
 
 
 @numba.njit(**_INLINE)
-def _convex_row(centre, r0, r1, r2, ends, n2, row, fields, places, first, last, stop, out, to, soon, soon_at):
-    """`_convex` on the columns [first, last) of a row of n2, from which `row` at ``places[0]`` is read.
+def _convex_end(centre, r0, r1, r2, ends, n2, rows, k):
+    """`_convex_cells` at an end of a row of n2, or at both: what stands behind it lies in no array."""
+    west, east, low, high = ends
+    own, like = rows[0], _spread(0.0)
+    near, far = np.uint64(0) - k, n2 - ONE - k  # lanes of the first and of the last column, if they are among these
+    added = _with(like, near, low) + _with(like, far, high)
+    left, right = _with(_at(like, own, k - ONE), near, west), _with(_at(like, own, k + ONE), far, east)
+    return _convex_cells(
+        like, _spread(centre) + added, _spread(r0), _spread(r1), _spread(r2), left, _at(like, own, k), right, rows, k
+    )
 
-    The neighbouring rows lie in the arrays `fields` at the other `places`, of which the one below may be overwritten.
+
+@numba.njit(**_INLINE)
+def _few_convex_cells(centre, r0, r1, r2, ends, n2, rows, first, last, out):
+    """`_convex_row` where there are fewer cells than lanes."""
+    west, east, low, high = ends
+    own = rows[0]
+    for k in range(first, last):
+        at_first, at_last = k == np.uint64(0), k == n2 - ONE
+        added = (low if at_first else 0.0) + (high if at_last else 0.0)
+        left = west if at_first else _at(0.0, own, k - ONE)
+        right = east if at_last else _at(0.0, own, k + ONE)
+        value = _convex_cells(0.0, centre + added, r0, r1, r2, left, _at(0.0, own, k), right, rows, k)
+        _put(value, out, k)
+
+
+@numba.njit(**_INLINE)
+def _convex_row(centre, r0, r1, r2, ends, n2, rows, first, last, stop, out, soon):
+    """`_convex` on the columns [first, last) of a row of n2; the row below may be overwritten.
+
     `ends` are the values beyond both ends of the row, and what they add to the centre of the end cells. Lanes go on up
-    to `stop`, which may lie beyond `last`. `soon` from `soon_at` on is asked for meanwhile.
+    to `stop`, which may lie beyond `last`. `soon` is asked for meanwhile.
     """
-    lanes, one, zero = np.uint64(_LANES), np.uint64(1), np.uint64(0)
-    at, south, north, below, above = places
-    head, tail = 0.0, 0.0
-    for side in range(2):  # before lanes overwrite what they need
-        if (side == 0 and first == zero) or (side == 1 and last == n2):
-            value = _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, zero if side == 0 else n2 - one)
-            head, tail = (value, tail) if side == 0 else (head, value)
-    if stop >= first + lanes:
-        c, s0, s1, s2 = _spread(centre), _spread(r0), _spread(r1), _spread(r2)
-        for begin in range(first, stop, lanes):
-            k = min(begin, stop - lanes)
-            across = _at(c, row, at + k - one) + _at(c, row, at + k + one)
-            value = _convex(
-                c, s0, s1, s2, _at(c, row, at + k), across, _at(c, fields[0], south + k), _at(c, fields[1], north + k),
-                _at(c, fields[2], below + k), _at(c, fields[3], above + k),
-            )  # fmt: skip
+    lanes = np.uint64(_LANES)
+    if stop < first + lanes:
+        _few_convex_cells(centre, r0, r1, r2, ends, n2, rows, first, last, out)
+        return
+    begin, end = first, stop
+    for side in range(2):  # one call for both ends, because it is pasted in
+        k = first if side == 0 else stop - lanes
+        if (side == 0 and first == np.uint64(0)) or (side == 1 and last == n2 and begin < stop):
             if r1 is not None:  # a plane waits less for memory than it would take to ask
-                _fetch(soon, soon_at + k)
-            _put(value, out, to + k)
-    else:
-        for k in range(first, last):
-            out[to + k] = _convex_cell(centre, r0, r1, r2, ends, n2, row, fields, places, k)
-    if first == zero:
-        out[to] = head
-    if last == n2:
-        out[to + (n2 - one)] = tail
+                _fetch(soon, k)
+            _put(_convex_end(centre, r0, r1, r2, ends, n2, rows, k), out, k)
+            begin, end = (lanes, end) if side == 0 else (begin, k)
+    if begin >= end:
+        return
+    c, s0, s1, s2 = _spread(centre), _spread(r0), _spread(r1), _spread(r2)
+    before, here = _at(c, rows[0], begin - lanes), _at(c, rows[0], begin)
+    for k in range(begin, end, lanes):
+        after = _at(c, rows[0], k + lanes)
+        if r1 is not None:
+            _fetch(soon, k)
+        _put(_convex_cells(c, c, s0, s1, s2, _west_of(before, here), here, _east_of(here, after), rows, k), out, k)
+        before, here = here, after
+
+
+@numba.njit(**_INLINE)
+def _convex_rows(
+    count, centre, r0, r1, r2, ends, around, n2, row, fields, places, steps, first, last, stop, out, to, soon, soon_at
+):
+    """`_convex_row` on so many rows, one after the other.
+
+    The first one lies in `row` at ``places[0]``, its neighbours in `fields` at the other places; each of them, and `out`,
+    steps on by its own of `steps`. Where the rows go `around`, an end of a row has the other end for a neighbour.
+    """
+    at, south, north, below, above = places
+    length, below_step, above_step, to_step = steps
+    west, east, low, high = ends
+    for _ in range(count):
+        if around:
+            west, east = row[at + n2 - ONE], row[at]
+        rows = (
+            _row(row, at), _row(fields[0], south), _row(fields[1], north), _row(fields[2], below), _row(fields[3], above)
+        )  # fmt: skip
+        _convex_row(
+            centre, r0, r1, r2, (west, east, low, high), n2, rows, first, last, stop, _row(out, to), _row(soon, soon_at)
+        )
+        at, south, north = at + length, south + length, north + length
+        below, above, to, soon_at = below + below_step, above + above_step, to + to_step, soon_at + n2
 
 
 @numba.njit(**_SERIAL)
 def _through_walls(r, walls, step, axis, number, size, u, at, n):
     """What enters n cells in a row, from `at` on, through the walls across an axis on which they are cells `number`."""
-    total = 0.0
+    total, lanes = 0.0, np.uint64(_LANES)
+    whole = n - n % lanes
     for end in range(2):
         if number == (0 if end == 0 else size - 1):
             const, slope = walls[step, axis, end, 0], walls[step, axis, end, 1] - 1.0
-            for k in range(at, at + n):
+            c, s, sums = _spread(const), _spread(slope), _spread(0.0)
+            for k in range(at, at + whole, lanes):
+                sums = sums + (c + s * _at(c, u, k))
+            total += _sum(sums)
+            for k in range(at + whole, at + n):
                 total += const + slope * u[k]
     return r * total
 
@@ -569,21 +698,21 @@ def _aligned(workers, size):
     return block[skip : skip + workers * size].reshape(workers, size)
 
 
-def _ring_size(box, shape, depth, planar):
+def _ring_size(box, shape, depth, planar, visit):
     """Numbers in the ring of a block, see `_slots`, and in a spare row: for the first and the last row of the grid, beside
     which lanes must not look, and for rows of a periodic axis."""
     rows = box[1] + (0 if planar else 2 * depth)
-    return (_slots(depth - 1, planar) * rows + 1) * _width(box[2], shape[2], depth)
+    return (_slots(depth - 1, visit) * rows + 1) * _width(box[2], shape[2], depth)
 
 
 @numba.njit(**_SERIAL)
-def _slots(levels, planar):
+def _slots(levels, visit):
     """Planes that the ring of a block holds when so many time levels lie in it.
 
     Plane i of level l lies in slot ``i - l`` (modulo the number of slots): where plane i - 1 of level l - 1 was, which is
     read for the last time, row by row, when plane i of level l is made.
     """
-    return 2 * levels + (_VISIT if planar else _VISIT_BLOCK)
+    return 2 * levels + visit
 
 
 @numba.njit(**_SERIAL)
@@ -675,13 +804,13 @@ def _place_planes(shape, wraps, i0, i1, depth, front, visit, slots, plane, origi
 
 
 @numba.njit(**_INLINE)
-def _until_next(n1, strip, top, bottom, visit):
+def _until_next(n1, strip, rows, top, bottom, visit):
     """How many rows of the grid after those of a strip those lie that follow it, maybe in the next planes.
 
     Only the first level reads from memory and only the last one writes there, and while they wait, nothing is computed. So
-    every level asks, line by line as it computes, for one of the arrays that will be wanted there.
+    the levels ask, line by line as they compute, for the arrays that will be wanted there, each for one of them.
     """
-    return _STRIP if strip + _STRIP < bottom else visit * n1 + top - strip
+    return rows if strip + rows < bottom else visit * n1 + top - strip
 
 
 @numba.njit(**_SERIAL)
@@ -691,7 +820,8 @@ def _uniform_block(
     """Advance one box of cells by `depth` steps, from `u` to `out`, without leaving the cache.
 
     Planes stream through a ring that holds a few planes of every time level between (`_slots`); level l runs one plane
-    behind level l - 1, a few rows at a time, so that what it reads of the plane above was written just before. What
+    behind level l - 1, a few rows at a time, so that what it reads of the plane above was written just before. Of the two
+    planes of a visit the second lags a row behind the first, which it reads, and whose neighbours it overwrites. What
     is computed reaches ``depth - l`` cells beyond the box at level l, so boxes do not wait for each other; along the rows
     it reaches to the next whole lanes, and the cells too far out for what level l - 1 holds get numbers without meaning
     that no cell of the box will see. Behind walls lie rows of ghost values. A row of a periodic axis is whole.
@@ -699,25 +829,25 @@ def _uniform_block(
     source, u, ring, ghosts, out, plan = bare(source), bare(u), bare(ring), bare(ghosts), bare(out), bare(plan)
     n0, n1, n2 = shape
     i0, i1, j0, j1, k0, k1 = bounds
-    visit, halo = (_VISIT, 0) if r1 is None else (_VISIT_BLOCK, depth)
-    width, slots = _width(k1 - k0, n2, depth), _slots(depth - 1, r1 is None)
+    halo, lag = (0, 0) if r1 is None else (depth, 1)
+    width, slots = _width(k1 - k0, n2, depth), _slots(depth - 1, _VISIT)
     plane = (j1 - j0 + 2 * halo) * width
     margin = _margin(k1 - k0, n2, depth) - k0  # of column 0 in a row of the ring
     origin, spare = (halo - j0) * width + margin, slots * plane + margin
     west_end, east_end = max(k0 - _rounded(depth), 0), min(k1 + _rounded(depth), n2)  # of what a spare row holds
     open0, open1, open2 = periodic
     inner = 1.0 - decay - 2.0 * (r0 + r2 if r1 is None else (r0 + r1) + r2)
+    rows = 2 * _STRIP if width <= _NARROW else _STRIP
     inflow[:] = 0.0
     _ghost_rows(r1, walls, periodic, depth, width, ghosts)
     top, bottom = (j0, j1) if r1 is None else _span(j0, j1, depth - 1, n1, open1)
-    for front in range(i0 - depth + 1, i1 + depth - 1, visit):
-        _place_planes(shape, open0, i0, i1, depth, front, visit, slots, plane, origin, plan)
-        for strip in range(top, bottom, _STRIP):
-            ahead = _until_next(n1, strip, top, bottom, visit)
+    for front in range(i0 - depth + 1, i1 + depth - 1, _VISIT):
+        _place_planes(shape, open0, i0, i1, depth, front, _VISIT, slots, plane, origin, plan)
+        for strip in range(top, bottom + lag * (_VISIT - 1), rows):
+            ahead = _until_next(n1, strip, rows, top, bottom, _VISIT)
             for level in range(1, depth + 1):
                 reach = depth - level
                 j_first, j_last = (j0, j1) if r1 is None else _span(j0, j1, reach, n1, open1)
-                j_first, j_last = max(j_first, strip), min(j_last, strip + _STRIP)
                 first, last = max(k0 - _rounded(reach), 0), min(k1 + _rounded(reach), n2)
                 # between levels of the ring nothing is computed twice, since the row below may be overwritten
                 stop = first + _rounded(last - first) if level > 1 and reach > 0 else last
@@ -727,8 +857,8 @@ def _uniform_block(
                 if open2:
                     low, high = 0.0, 0.0
                 row, length = (u, n2) if level == 1 else (ring, width)
-                for v in range(visit):
-                    entry = np.uint64(_ENTRIES * (visit * level + v))
+                for v in range(_VISIT):
+                    entry = np.uint64(_ENTRIES * (_VISIT * level + v))
                     i = front - level + 1 + v
                     if plan[entry] == NOWHERE:
                         continue
@@ -737,6 +867,7 @@ def _uniform_block(
                     newest = i + level  # plane that the first level reads now
                     soon, soon_at = (u, newest) if level == 2 else (out, newest - depth)
                     soon_at = (soon_at * n1 + ahead) * n2
+                    asks = level == 2 or reach == 0  # the others ask for what they write
                     plane_centre, entered = inner, 0.0
                     inside_0, at_wall_0 = i0 <= i < i1, not open0 and (i == 0 or i == n0 - 1)
                     if at_wall_0:
@@ -747,15 +878,20 @@ def _uniform_block(
                             below_in, below_0, below_step = ghosts, _ghost(level - 1, 0, 0) * width + margin, 0
                         if i == n0 - 1:
                             above_in, above_0, above_step = ghosts, _ghost(level - 1, 0, 1) * width + margin, 0
-                    for j in range(j_first, j_last):
+                    j, j_stop = max(j_first, strip - lag * v), min(j_last, strip + rows - lag * v)
+                    while j < j_stop:
                         centre, south_in, north_in = plane_centre, row, row
                         inside = j if 0 <= j < n1 else j % n1
+                        # rows at the rim of the grid go alone, the others on to an edge of the box
+                        at_rim = inside == 0 or inside == n1 - 1
+                        edge = j0 if j < j0 else j1 if j < j1 else j_stop
+                        count = 1 if at_rim else min(edge - j, j_stop - j, n1 - 1 - inside)
                         cells = plan[entry] + inside * n2  # of the whole grid
                         place = inside if level == 1 else j
                         at = here_0 + place * length
                         south, north = (at, at) if r1 is None else (at - length, at + length)
                         if r1 is not None:  # noqa: SIM102 (apart, it is decided while compiling)
-                            if inside == 0 or inside == n1 - 1:
+                            if at_rim:
                                 if level == 1:  # around the grid
                                     south, north = here_0 + (inside - 1) % n1 * n2, here_0 + (inside + 1) % n1 * n2
                                 if not open1:
@@ -767,9 +903,9 @@ def _uniform_block(
                                         south_in, south = ghosts, _ghost(level - 1, 1, 0) * width + margin
                                     if j == n1 - 1:
                                         north_in, north = ghosts, _ghost(level - 1, 1, 1) * width + margin
-                        if open2:
-                            west, east = row[np.uint64(at + n2 - 1)], row[np.uint64(at)]
-                        target, to = (ring, plan[entry + FOUR] + j * width) if reach > 0 else (out, cells)
+                        target, to, to_step = out, cells, n2
+                        if reach > 0:
+                            target, to, to_step = ring, plan[entry + FOUR] + j * width, width
                         own = row
                         if level == 1 and (cells == 0 or cells == (n0 * n1 - 1) * n2):
                             _copy_row(
@@ -784,29 +920,34 @@ def _uniform_block(
                             np.uint64(at), np.uint64(south), np.uint64(north), np.uint64(below_0 + place * below_step),
                             np.uint64(above_0 + place * above_step),
                         )  # fmt: skip
-                        _convex_row(
-                            centre, r0, r1, r2, (west, east, low, high), np.uint64(n2), own,
-                            (south_in, north_in, below_in, above_in), places, np.uint64(first), np.uint64(last),
-                            np.uint64(stop), target, np.uint64(to), soon, np.uint64(soon_at + inside * n2),
+                        steps = (np.uint64(length), np.uint64(below_step), np.uint64(above_step), np.uint64(to_step))
+                        _convex_rows(
+                            count, centre, r0, r1, r2, (west, east, low, high), open2, np.uint64(n2), own,
+                            (south_in, north_in, below_in, above_in), places, steps, np.uint64(first), np.uint64(last),
+                            np.uint64(stop), target, np.uint64(to), soon if asks else target,
+                            np.uint64(soon_at + inside * n2 if asks else to),
                         )  # fmt: skip
                         if source.size > 0:
-                            _add_row(
-                                source, np.uint64(cells + first), np.uint64(last - first), target, np.uint64(to + first)
-                            )
-                        if not (inside_0 and j0 <= j < j1):
-                            continue
-                        if not open2 and k0 == 0:
-                            entered += r2 * west + (low - r2) * own[np.uint64(at)]
-                        if not open2 and k1 == n2:
-                            entered += r2 * east + (high - r2) * own[np.uint64(at + n2 - 1)]
-                        if at_wall_0:
-                            entered += _through_walls(
-                                r0, walls, past, 0, i, n0, own, np.uint64(at + k0), np.uint64(k1 - k0)
-                            )
-                        if r1 is not None and not open1 and (j == 0 or j == n1 - 1):
-                            entered += _through_walls(
-                                r1, walls, past, 1, j, n1, own, np.uint64(at + k0), np.uint64(k1 - k0)
-                            )
+                            for m in range(count):
+                                _add_row(
+                                    source, np.uint64(cells + m * n2 + first), np.uint64(last - first), target,
+                                    np.uint64(to + m * to_step + first),
+                                )  # fmt: skip
+                        if inside_0 and j0 <= j < j1:
+                            for m in range(at, at + count * length, length):
+                                if not open2 and k0 == 0:
+                                    entered += r2 * west + (low - r2) * own[np.uint64(m)]
+                                if not open2 and k1 == n2:
+                                    entered += r2 * east + (high - r2) * own[np.uint64(m + n2 - 1)]
+                                if at_wall_0:
+                                    entered += _through_walls(
+                                        r0, walls, past, 0, i, n0, own, np.uint64(m + k0), np.uint64(k1 - k0)
+                                    )
+                                if r1 is not None and not open1 and at_rim:
+                                    entered += _through_walls(
+                                        r1, walls, past, 1, j, n1, own, np.uint64(m + k0), np.uint64(k1 - k0)
+                                    )
+                        j += count
                     inflow[level - 1] += entered
 
 
@@ -842,7 +983,7 @@ def _half_or_all(shape):
 def _uniform_blocking(shape, planar):
     """Steps per pass and the box of a block: what fits the second-level cache and recomputes little at the rims."""
     if not planar:
-        return 4, _block_of_rows(shape, 4, _slots(3, planar) + 5)  # and planes of the state, read and written
+        return 4, _block_of_rows(shape, 4, _slots(3, _VISIT) + 5)  # and planes of the state, read and written
     return 16, (256 if shape[0] >= 512 else _half_or_all(shape), 1, 1024)
 
 
@@ -900,11 +1041,11 @@ def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
         box = (*box[:2], shape[2])
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
     workers = min(_workers(u.size, n_steps), _n_boxes(shape, box))
-    rings = _aligned(workers, _ring_size(box, shape, depth, planar))
+    rings = _aligned(workers, _ring_size(box, shape, depth, planar, _VISIT))
     ghosts = np.zeros((workers, 4 * depth * _width(box[2], shape[2], depth)))
     plans = np.zeros((workers, _ENTRIES * _VISIT * (depth + 1) + _APART), np.int64)
     inflow = np.empty((_n_boxes(shape, box), depth + _APART))
-    content, supplied = float(u.sum()), float(source.sum())
+    content, supplied = float(u.sum()) if decay else 0.0, float(source.sum())  # content matters to decay alone
     state, other, source = _fields(u, scratch, source)
     passes = _passes(n_steps, depth)
     gain = together(
@@ -1001,8 +1142,8 @@ def _euler_block(
     n0, n1, n2 = shape
     i0, i1, j0, j1, k0, k1 = bounds
     depth = amplitudes.shape[0]
-    visit, halo = (_VISIT, 0) if middle is None else (_VISIT_BLOCK, depth)
-    width, slots = _width(k1 - k0, n2, depth), _slots(depth - 1, middle is None)
+    visit, halo = (_VISIT, 0) if middle is None else (_VISIT_GRAPH, depth)
+    width, slots = _width(k1 - k0, n2, depth), _slots(depth - 1, visit)
     plane = (j1 - j0 + 2 * halo) * width
     margin = _margin(k1 - k0, n2, depth) - k0
     origin, spare = (halo - j0) * width + margin, slots * plane + margin
@@ -1012,7 +1153,7 @@ def _euler_block(
     for front in range(i0 - depth + 1, i1 + depth - 1, visit):
         _place_planes(shape, wraps[0], i0, i1, depth, front, visit, slots, plane, origin, plan)
         for strip in range(top, bottom, _STRIP):
-            ahead = _until_next(n1, strip, top, bottom, visit)
+            ahead = _until_next(n1, strip, _STRIP, top, bottom, visit)
             for level in range(1, depth + 1):
                 reach = depth - level
                 j_first, j_last = (j0, j1) if middle is None else _span(j0, j1, reach, n1, wraps[1])
@@ -1117,9 +1258,8 @@ def _euler_passes(
 def _euler_blocking(shape, planar):
     """Steps per pass and the box of a block, as in `_uniform_blocking`; the coefficients want their place too."""
     if not planar:
-        return 5, _block_of_rows(
-            shape, 5, _slots(4, planar) + 3 * 5
-        )  # and three conductances of as many planes as levels
+        # and three conductances of as many planes as levels
+        return 5, _block_of_rows(shape, 5, _slots(4, _VISIT_GRAPH) + 3 * 5)
     return 8, (256 if shape[0] >= 512 else _half_or_all(shape), 1, 512)
 
 
@@ -1157,10 +1297,9 @@ def advance_explicit_euler(g0, g1, g2, w, inv_mass, dt, base, patterns, amplitud
         box = (*box[:2], shape[2])
     box = tuple(min(n, size) for n, size in zip(shape, box, strict=True))
     workers = min(_workers(u.size, len(amplitudes)), _n_boxes(shape, box))
-    rings, tallies = (
-        _aligned(workers, _ring_size(box, shape, depth, middle is None)),
-        np.empty((workers, 2 * shape[2])),
-    )
+    planar = middle is None
+    rings = _aligned(workers, _ring_size(box, shape, depth, planar, _VISIT if planar else _VISIT_GRAPH))
+    tallies = np.empty((workers, 2 * shape[2]))
     plans = np.zeros((workers, _ENTRIES * _VISIT * (depth + 1) + _APART), np.int64)
     entered = np.empty(_n_boxes(shape, box))
     if quiet is None:
