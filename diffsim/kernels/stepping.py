@@ -51,6 +51,8 @@ _VISIT, _VISIT_GRAPH = 2, 1
 # Bytes of a block that are to stay in the second-level cache; the same on every machine, because sums are taken block by
 # block.
 _CACHE = 1_200_000
+# Blocks that there must be for them to be long: along the planes they overlap less then, but fewer threads find one.
+_FEWEST_LONG = 4
 # Numbers between what two threads write often: a line of the cache that both want goes to and fro.
 _APART = 16
 # Rows of a plane that a level advances before the next level follows; twice as many of constant coefficients and so few numbers.
@@ -991,8 +993,11 @@ def _block_of_rows(shape, depth, planes):
     """The box of a block of which so many planes have to stay in the cache: as many rows as fit, in equal parts."""
     columns = min(shape[2], 256)
     fitting = _CACHE // (8 * planes * _width(columns, shape[2], depth)) - 2 * depth
-    parts = -(-shape[1] // max(fitting, 4 * depth))
-    return min(64, _half_or_all(shape)), -(-shape[1] // parts), columns
+    rows = -(-shape[1] // -(-shape[1] // max(fitting, 4 * depth)))
+    planes = -(-shape[0] // -(-shape[0] // 128))  # equal parts again
+    if _n_boxes(shape, (planes, rows, columns)) < _FEWEST_LONG:
+        planes = min(64, _half_or_all(shape))
+    return planes, rows, columns
 
 
 def advance_uniform(r, walls, periodic, source, decay, n_steps, u, scratch):
