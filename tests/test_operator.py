@@ -119,6 +119,15 @@ def test_the_facts_of_a_constant_box_are_those_of_its_matrix(cells, low, high):
         np.testing.assert_allclose(operator.uniform.spectral_radius, rho, rtol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(1,), (2,), (5,), (1, 2), (2, 4), (2, 1, 3)])
+def test_rows_of_a_box_with_a_robin_side_in_closed_form(shape):
+    sides = {"x-": ds.Robin(h=3.0, ambient=1.0), "x+": ds.Dirichlet(0.0)}
+    grid = ds.Grid(shape, tuple(0.3 * n for n in shape))
+    operator = discretize(ds.Problem(grid, diffusivity=0.5, capacity=2.0, loss=0.7, boundary=sides))
+    rows = abs(operator.matrix()).sum(axis=1) / operator.mass.ravel()
+    assert operator.uniform.gershgorin == pytest.approx(rows.max(), rel=1e-13)
+
+
 def test_wall_values_and_flows_of_a_robin_side():
     grid = ds.Grid(shape=(5, 3), lengths=(1.0, 1.0))
     problem = ds.Problem(grid, diffusivity=0.5, boundary={"x-": ds.Dirichlet(10.0), "x+": ds.Robin(h=2.0, ambient=1.0)})
