@@ -100,7 +100,7 @@ def _stacked(solvers: list[Multigrid], sides: list[np.ndarray], tol: float, max_
     arena, dense = multigrid._memory("arena", size, first._precision), multigrid._dense(table)
     work = multigrid._memory("scratch", room, np.float64)
     *_, numbers, wide, narrow, sums, _ = first._call((table, arena, dense, 1.0, None), b[0], x[0], tol, 0)
-    patience = min(multigrid.PATIENCE, max_iterations)
+    patience = min(first._patience, max_iterations)
     whole, live = np.empty(len(dense)), int(table[0, kernels.DINV])
     stack.solve_planes(
         *_callees(first._precision), team.new_gate(), g1, g2, w, b, x, tol, patience, scales, wrap1, wrap2, tables.copy(),

@@ -19,7 +19,7 @@ from .batch import solve_batch
 from .data import number
 from .errors import ConvergenceError, ProblemError
 from .multigrid import Multigrid, Solve, solve_preconditioned
-from .operator import Operator, discretize
+from .operator import Operator, discretize, norm
 from .problem import Problem
 from .resources import require_memory
 from .together import discretize_together, is_plain
@@ -263,7 +263,7 @@ class _System:
                 "values as numbers or arrays, or use simulate."
             )
         self.forcing = operator.forcing(0.0) + extra if np.ndim(extra) else operator.forcing(0.0)
-        self.size = _norm(self.forcing)
+        self.size = norm(self.forcing)
         if not math.isfinite(self.size):
             raise ProblemError("the forcing of this problem overflows double precision; choose units closer to 1.")
         labels, count, anchored = self._components()
@@ -349,13 +349,13 @@ class _System:
         operator = self.operator
         x = spectral.solve(operator.uniform, self.forcing)  # type: ignore[arg-type]
         rest = self.forcing - operator.apply(x)
-        if _norm(rest) > self.tol * self.size:
+        if norm(rest) > self.tol * self.size:
             better = x + spectral.solve(operator.uniform, rest)  # type: ignore[arg-type]
             remaining = self.forcing - operator.apply(better)
-            if _norm(remaining) < _norm(rest):
+            if norm(remaining) < norm(rest):
                 x, rest = better, remaining
-        residual = _norm(rest) / self.size
-        rounding = 2.3e-16 * _norm(self.operator._stencil_diagonal * np.abs(x)) / self.size
+        residual = norm(rest) / self.size
+        rounding = 2.3e-16 * norm(self.operator._stencil_diagonal * np.abs(x)) / self.size
         return Solve(x, 0, residual, residual <= max(self.tol, 8 * rounding), rounding)
 
     def by_multigrid(self, guess) -> Solve:
@@ -411,18 +411,6 @@ def _field(problem: Problem, name: str, value) -> np.ndarray:
     return np.nan_to_num(result, nan=0.0)
 
 
-def _norm(x: np.ndarray) -> float:
-    """Euclidean norm, with a scale so that it neither overflows nor vanishes."""
-    flat = x.reshape(-1)
-    square = float(np.einsum("i,i", flat, flat))  # one pass, on one thread: the same bits always
-    if 1e-200 < square < 1e200:
-        return math.sqrt(square)
-    largest = float(np.abs(x).max(initial=0.0))
-    if largest == 0.0 or not math.isfinite(largest):
-        return largest
-    return largest * float(np.sqrt(np.square(x / largest).sum()))
-
-
 # --- nonlinear ------------------------------------------------------------------------------------------------------
 
 
@@ -462,11 +450,11 @@ class _Nonlinear:
         flow = operator.apply(state)
         rest = np.where(operator.free, forcing - flow, 0.0)
         # a reaction may vanish at the equilibrium itself: measure against what it was at the start as well
-        strength = _norm(np.asarray(reaction))
+        strength = norm(np.asarray(reaction))
         if self.at_start is None:
             self.at_start = strength
-        scale = max(_norm(given), strength, self.at_start) or _norm(flow) or 1.0
-        return rest, _norm(rest) / scale, operator
+        scale = max(norm(given), strength, self.at_start) or norm(flow) or 1.0
+        return rest, norm(rest) / scale, operator
 
     def picard(self, u: np.ndarray, tol: float) -> np.ndarray:
         """Solution of the linear problem frozen at u.
@@ -625,10 +613,10 @@ def _newton(system: _Nonlinear, u: np.ndarray) -> tuple[np.ndarray, float]:
             break
         free = operator.free.reshape(u.shape)
         solver = Multigrid(operator.conductances, operator.diagonal, operator.periodic)
-        scale = _norm(np.where(free, u, 0.0)) or 1.0
+        scale = norm(np.where(free, u, 0.0)) or 1.0
 
         def derivative(v, u=u, rest=rest, free=free, scale=scale):
-            length = _norm(v)
+            length = norm(v)
             if length == 0:
                 return np.zeros_like(v)
             small = 1e-7 * scale / length
@@ -667,7 +655,7 @@ def _newton(system: _Nonlinear, u: np.ndarray) -> tuple[np.ndarray, float]:
             except (ProblemError, ConvergenceError):  # D(u) or the reaction refuses this state
                 new_size = math.inf
             else:
-                new_size = new_size if _norm(new_rest) < (1 - 1e-4 * damping) * _norm(rest) else math.inf
+                new_size = new_size if norm(new_rest) < (1 - 1e-4 * damping) * norm(rest) else math.inf
             if new_size < math.inf:
                 u, rest, size, operator, accepted = trial, new_rest, new_size, new_operator, True
                 break
@@ -713,7 +701,7 @@ def time_to_equilibrium(prob: Problem, initial: Any = None, tol: float = 1e-3) -
     end = equilibrium(prob, tol=min(1e-8, 1e-4 * tol), initial=initial)
     start = end.operator.enter(_field(prob, "initial", initial))
     error = start - end.state
-    if _norm(error) <= 1e-7 * max(_norm(start), _norm(end.state)):
+    if norm(error) <= 1e-7 * max(norm(start), norm(end.state)):
         return 0.0  # it starts there, as far as the equilibrium is known
     if not prob.linear:
         return _simulated_time(prob, initial, end, tol)
@@ -767,7 +755,7 @@ class _Krylov:
         return x
 
     def norm(self, x: np.ndarray) -> float:
-        return _norm(np.sqrt(self.mass) * x)
+        return norm(np.sqrt(self.mass) * x)
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         rhs = self.mass * x
@@ -810,7 +798,7 @@ def _decay_time(operator: Operator, error: np.ndarray, tol: float) -> float:
     """When ``||exp(-A t) e||`` has fallen to `tol` times ``||e||``, in the mass norm."""
     uniform = operator.uniform
     if uniform is not None and uniform.transformable:
-        left = lambda t: _norm(spectral.apply_function(uniform, error, lambda a: np.exp(-t * a))) / _norm(error)  # noqa: E731
+        left = lambda t: norm(spectral.apply_function(uniform, error, lambda a: np.exp(-t * a))) / norm(error)  # noqa: E731
         return _when(left, tol, 1.0 / slowest_rate(operator))
     # poles near 10 / t suit the rational space for exp(-A t); find t, move the pole, and stop when t stays
     t, shift = math.inf, 0.0
@@ -860,10 +848,10 @@ def _simulated_time(problem: Problem, initial, end: Equilibrium, tol: float) -> 
     history: list[tuple[float, float]] = []
 
     def near(t, u):
-        history.append((t, _norm(np.sqrt(weight) * (np.nan_to_num(u) - target))))
+        history.append((t, norm(np.sqrt(weight) * (np.nan_to_num(u) - target))))
         return history[-1][1] <= tol * first
 
-    first = _norm(np.sqrt(weight) * (_field(problem, "initial", initial) - target))
+    first = norm(np.sqrt(weight) * (_field(problem, "initial", initial) - target))
     if first == 0:
         return 0.0
     horizon = math.log(1 / tol) / slowest_rate(operator)

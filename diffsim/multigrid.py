@@ -322,9 +322,8 @@ class Multigrid:
     def _solve_plane(self, rhs: np.ndarray, x: np.ndarray, tol: float, max_iterations: int) -> Solve:
         """Conjugate gradients from x on; where they are slow, from what the factors of K say."""
         _ = self._hierarchy  # before this process compiles anything: it has something compiled beside
-        patience = PATIENCE if self._plane else PATIENCE // 2  # on aggregates an iteration costs more
-        patience = 0 if self.__dict__.get("_factors") else min(patience, max_iterations)
-        first = self._iterate(rhs, x, tol, patience)
+        patience = 0 if self.__dict__.get("_factors") else self._patience
+        first = self._iterate(rhs, x, tol, min(patience, max_iterations))
         if first.converged or first.iterations >= max_iterations:
             return first
         start = self._factors(rhs) if self._factors else None
@@ -340,6 +339,11 @@ class Multigrid:
         if self._inert.any():
             x[self._inert] = 0.0
         return Solve.of(x, tol, *found)
+
+    @property
+    def _patience(self) -> int:
+        """Iterations on a plane that are tried before its factors are made; on aggregates one costs more."""
+        return PATIENCE if self._plane else PATIENCE // 2
 
     @cached_property
     def _factors(self) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -496,7 +500,8 @@ def _place_band(line: np.ndarray) -> int:
     """Size of a band of the finest level in the scratch of the set-up, from WORK on; where its fields and weights lie."""
     n1, n2 = int(line[1]), int(line[2])
     width, places = n2 + 2 * kernels.HALO, n2 // 2 + 2
-    rows = min(max(4, BAND // (8 * (8 * width + 8 * places))), n1 // 2)  # coarse ones; each has two fine rows of four fields
+    # of coarse rows, of which each has two fine rows of four fields
+    rows = min(max(4, BAND // (8 * (8 * width + 8 * places))), n1 // 2)
     height = 2 * rows + kernels.HALO + 2
     line[[kernels.HEIGHT, kernels.WEIGHTS_HEIGHT]] = height, rows + 2
     line[kernels.WEIGHTS] = line[kernels.WORK] + 4 * height * width

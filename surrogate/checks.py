@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from diffsim.operator import Operator, discretize
+from diffsim.operator import Operator, discretize, norm
 from diffsim.problem import Problem
 
 
@@ -13,14 +13,9 @@ def relative_residual(problem: Problem, u: np.ndarray, operator: Operator | None
     operator = operator or discretize(problem)
     forcing = operator.forcing(0.0)
     image = operator.apply(operator.pad(u) if operator.all_free else operator.enter(u))
-    scale = _norm(forcing) or _norm(image) or 1.0
+    scale = norm(forcing) or norm(image) or 1.0
     rest = np.subtract(forcing, image, out=image)
-    return _norm(rest if operator.all_free else np.where(operator.free, rest, 0.0)) / scale
-
-
-def _norm(x: np.ndarray) -> float:
-    """Euclidean norm, of numbers that are not extreme."""
-    return math.sqrt(np.vdot(x, x))
+    return norm(rest if operator.all_free else np.where(operator.free, rest, 0.0)) / scale
 
 
 def extrema(operator: Operator) -> tuple[float, float]:
